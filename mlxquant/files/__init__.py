@@ -1,0 +1,1 @@
+"""What the bytes of a file mean: readers that trust nothing, writers that stream."""

@@ -1,0 +1,1 @@
+"""Numbers about models: what quantization changed."""

@@ -1,0 +1,1 @@
+"""What the names of a model's tensors mean: roles, and the architectures that mlx-lm knows."""

@@ -1,0 +1,1 @@
+"""Choosing a format for each tensor, and encoding rows into it."""

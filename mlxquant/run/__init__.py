@@ -1,0 +1,1 @@
+"""Running a model: load, generate, chat; the architectures and the loop are mlx-lm's."""

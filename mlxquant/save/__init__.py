@@ -1,0 +1,1 @@
+"""Streaming sinks: plan first, header first, tensors in row chunks behind it."""
