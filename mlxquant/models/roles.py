@@ -306,13 +306,13 @@ def _role_of_module(leaf: str, path: list[str], above: set[str]) -> str:
         return "router"
     if leaf in _EXPERT_LEAVES:
         return _EXPERT_LEAVES[leaf]
-    part = _MLP_LEAVES.get(leaf) or (_IN_MLP.get(leaf) if above & _MLP else None)
-    if part is not None:
+    kind = _MLP_LEAVES.get(leaf) or (_IN_MLP.get(leaf) if above & _MLP else None)
+    if kind is not None:
         if "h" in above and path[-2:-1] == ["mlp"] and leaf in ("w1", "w2"):
-            part = {"w1": "up", "w2": "gate"}[leaf]  # the first Qwen names them the other way round
+            kind = {"w1": "up", "w2": "gate"}[leaf]  # the first Qwen names them the other way round
         # `shared_mlp` stands beside routed experts inside an MLP, and alone as a layer's own MLP.
         routed = above & _EXPERTS and "shared_mlp" not in above
-        return f"expert.{part}" if routed or {"mlp", "shared_mlp"} <= above else f"mlp.{part}"
+        return f"expert.{kind}" if routed or {"mlp", "shared_mlp"} <= above else f"mlp.{kind}"
     if leaf in _ATTENTION_LEAVES:
         return f"attention.{_ATTENTION_LEAVES[leaf]}"
     if leaf in ("sinks", "attention_sink_bias"):
