@@ -81,7 +81,7 @@ _VISION = re.compile(
     r"|embed_audio|img_)"
 )
 _ROPE = re.compile(r"rotary|^rope|inv_freq|^_?freqs|freqs_cis")
-_NORM = re.compile(r"norm|^ln(\d|_|$)", re.IGNORECASE)
+_NORM = re.compile(r"norm|^ln(\d|_|$)|^[qk]_weight$", re.IGNORECASE)
 
 _ATTENTION = {
     "self_attn",
