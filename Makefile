@@ -1,0 +1,41 @@
+# Every target sets up what it needs: a virtual environment in .venv, made once.
+# Another Python than the first suitable one: make PYTHON=python3.12 demo
+
+PY := .venv/bin/python
+DEMO_CMD = $(PY) -m mlxquant.demo
+# tests run in this many processes; ARGS goes to pytest: make test ARGS='-k affine'
+JOBS ?= 2
+ARGS ?=
+
+# Without cached bytecode every process that a test starts compiles its imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup  ## quantize the bundled model to 4 bits and compare its replies
+	@$(DEMO_CMD)
+
+test: setup  ## every test; the last lines name what could not be checked
+	@$(PY) -m pytest -n $(JOBS) $(ARGS)
+
+lint: setup  ## ruff (rules and format) and mypy
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+format: setup  ## rewrite the sources as ruff formats them
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+setup:  ## the virtual environment, and mlxquant in it
+	@./.ci/setup
+
+clean:  ## delete the virtual environment and everything that was built
+	rm -rf .venv build dist mlxquant.egg-info mlxquant-demo
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
