@@ -12,12 +12,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..errors import FileFormatError
-from ..formats.base import Array
+
+if TYPE_CHECKING:  # looking at a model needs no NumPy, only reading its values does
+    import numpy as np
+
+    from ..formats.base import Array
 
 __all__ = ["Checkpoint", "LazyTensor", "QuantizedTensor", "StoredTensor"]
 
@@ -64,9 +66,11 @@ class StoredTensor:
         Raises:
             FileFormatError: the file became shorter since it was opened, or cannot be read.
         """
+        import numpy as np
+
         carrier = carrier_of(self.dtype)
         out = np.empty(end - begin, dtype=carrier)
-        view = memoryview(out).cast("B") if out.size else memoryview(b"")
+        view = out.data.cast("B") if out.size else memoryview(b"")
         offset, done = self.start + begin * carrier.itemsize, 0
         handle = os.open(self.file, os.O_RDONLY)
         try:
@@ -179,4 +183,6 @@ _CARRIERS = {
 
 def carrier_of(dtype: str) -> np.dtype[Any]:
     """The NumPy type that carries the bits of a safetensors element type."""
+    import numpy as np
+
     return np.dtype(_CARRIERS[dtype])
