@@ -83,6 +83,7 @@ def quantize(
     """
     from .models.mlx_lm import resolve_model
     from .quantize.policy import Request, make_plan
+    from .save.layout import lay_out
     from .save.to_mlx import Result, check_output, save_folder
 
     request = request or Request(**options)
@@ -92,8 +93,16 @@ def quantize(
     source = resolve_model(checkpoint)
     plan = make_plan(source, request)
     if dry_run or output is None:
-        return Result(plan=plan)
-    return save_folder(plan, source, output, force=force, resume=resume, threads=threads, progress=progress)
+        return Result(plan, lay_out(plan, source), checkpoint.nbytes)
+    return save_folder(
+        plan,
+        source,
+        output,
+        force=force,
+        resume=resume,
+        threads=threads,
+        progress=progress,
+    )
 
 
 def load(

@@ -1,0 +1,94 @@
+"""What the bytes of a weight mean: one file a format, and this import list is the registry.
+
+>>> get("affine4-g64").bpw
+4.5
+>>> from_mlx(4, 32, "mxfp4").name
+'mxfp4'
+
+A format is added by its file, which ends in a call of `register`, and a line here.
+"""
+
+from __future__ import annotations
+
+from ..errors import RequestError
+from . import (
+    affine,  # noqa: F401
+    mxfp4,  # noqa: F401
+    mxfp8,  # noqa: F401
+    nvfp4,  # noqa: F401
+)
+from .base import STORAGE, Array, Format, NonFiniteError, Part
+from .floats import check_dtype
+from .mlx_format import MlxFormat
+from .registry import FORMATS
+
+__all__ = [
+    "MODE_DEFAULTS",
+    "STORAGE",
+    "Array",
+    "Format",
+    "MlxFormat",
+    "NonFiniteError",
+    "Part",
+    "from_mlx",
+    "get",
+    "names",
+]
+
+#: mlx-lm's mode → (group_size, bits) where neither is asked for
+MODE_DEFAULTS: dict[str, tuple[int, int]] = {
+    "affine": (64, 4),
+    "mxfp4": (32, 4),
+    "nvfp4": (16, 4),
+    "mxfp8": (32, 8),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every format's name, in the order of registration."""
+    return tuple(FORMATS)
+
+
+def get(name: str, dtype: str = "BF16") -> Format:
+    """The format of that name.
+
+    Args:
+        name: one of `names()`.
+        dtype: `BF16`, `F16` or `F32`; the type of the weights, for formats that depend on it.
+
+    Raises:
+        RequestError: an unknown name or dtype; lists what there is.
+    """
+    check_dtype(dtype)
+    found = FORMATS.get(name) if isinstance(name, str) else None
+    if found is None:
+        raise RequestError(f"format {name!r}: choose one of {', '.join(FORMATS)}")
+    return found.with_dtype(dtype) if isinstance(found, MlxFormat) else found
+
+
+def from_mlx(bits: int, group_size: int, mode: str = "affine", dtype: str = "BF16") -> MlxFormat:
+    """The format of a `quantization` entry in an MLX config.json.
+
+    Args:
+        bits, group_size, mode: as mx.quantize takes them; see MODE_DEFAULTS.
+        dtype: `BF16`, `F16` or `F32`; the type of scales, biases and arithmetic.
+
+    Raises:
+        RequestError: a mode, width, group size or dtype that MLX does not have, or one of the
+            wrong JSON type (`true` is not 1, `"4"` not 4); lists what is allowed.
+    """
+    members = [f for f in FORMATS.values() if isinstance(f, MlxFormat)]
+    family = [f for f in members if f.mode == mode]
+    if not family:
+        known = ", ".join(dict.fromkeys(f.mode for f in members))
+        raise RequestError(f"mode {mode!r}: choose one of {known}")
+    for what, value, allowed in (
+        ("bits", bits, sorted({f.bits for f in family})),
+        ("group_size", group_size, sorted({f.block_size for f in family})),
+    ):
+        # `True in [1, 2]` holds, hence the type
+        if type(value) is not int or value not in allowed:
+            choices = ", ".join(map(str, allowed))
+            raise RequestError(f"{what} {value!r}: mode {mode} takes {choices}")
+    found = next(f for f in family if f.bits == bits and f.block_size == group_size)
+    return found.with_dtype(dtype)

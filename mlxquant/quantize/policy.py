@@ -1,0 +1,420 @@
+"""Which tensor gets which format: a pure function from a request and a model's names and shapes.
+
+The order of authority, the first that speaks wins:
+
+    1. `tensors`         the user's globs, the last matching one
+    2. embed/head bits   the user's words for the embedding and the output head
+    3. recipe            mlx-lm's mixed recipes
+    4. the architecture  what mlx-lm's model class wants for its routers, gates, …
+    5. the default       bits, group size and mode
+
+What cannot take its format (a row that is no multiple of the group) stays as it is, and is listed.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .. import formats
+from ..errors import RequestError
+from ..formats.base import Format
+from ..models.roles import layer_of, role_of
+
+if TYPE_CHECKING:
+    from ..models.mlx_lm import Module, SourceModel
+
+__all__ = ["RECIPES", "Item", "Plan", "Request", "make_plan"]
+
+#: the mixed recipes of mlx_lm.convert: (low bits, high bits)
+RECIPES = {"mixed_2_6": (2, 6), "mixed_3_4": (3, 4), "mixed_3_6": (3, 6), "mixed_4_6": (4, 6)}
+
+DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+
+#: element types that can be quantized
+FLOATS = ("F32", "F16", "BF16")
+
+METHODS = ("rtn",)
+
+#: what an override may say instead of a format: leave the tensor as it is
+KEEP = ("keep", "none", "float")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for.
+
+    Attributes:
+        bits, group_size, mode: the default format; None takes the mode's own default.
+        recipe: one of RECIPES.
+        tensors: (glob over module paths, format) pairs; the format is a number of bits, a format's
+            name (`affine4-g32`, `mxfp8`, …), or `keep`.
+        embed_bits, head_bits: bits of the embedding and of the output head.
+        dtype: `float16`, `bfloat16` or `float32` for what stays unquantized and for scales; None
+            keeps what the config names, as mlx_lm.convert does.
+        method: how codes are chosen; `rtn` is plain rounding.
+        dequantize: write a float model instead.
+        requantize: allow a source that is quantized already to be decoded and quantized again.
+    """
+
+    bits: int | None = None
+    group_size: int | None = None
+    mode: str = "affine"
+    recipe: str | None = None
+    tensors: tuple[tuple[str, str], ...] = ()
+    embed_bits: int | None = None
+    head_bits: int | None = None
+    dtype: str | None = None
+    method: str = "rtn"
+    dequantize: bool = False
+    requantize: bool = False
+    default: Format = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check every field; raises RequestError."""
+        pairs = self.tensors.items() if isinstance(self.tensors, Mapping) else self.tensors
+        object.__setattr__(self, "tensors", tuple((str(glob), str(spec)) for glob, spec in pairs))
+        object.__setattr__(
+            self, "default", formats.from_mlx(*self._defaults(self.bits, self.group_size))
+        )
+        for _, spec in self.tensors:
+            self.format_of(spec)
+        for bits in (self.embed_bits, self.head_bits):
+            if bits is not None:
+                self._with_bits(bits)
+        _one_of("method", self.method, METHODS)
+        if self.dtype is not None:
+            _one_of("dtype", self.dtype, DTYPES)
+        if self.recipe is not None:
+            _one_of("recipe", self.recipe, RECIPES)
+            if self.mode != "affine":
+                raise RequestError(f"recipe {self.recipe} needs mode affine, not {self.mode}")
+            if self.bits is not None:
+                raise RequestError(f"recipe {self.recipe} chooses the bits; leave --bits out")
+        asked = (self.bits, self.group_size, self.recipe, self.embed_bits, self.head_bits)
+        if self.dequantize and (any(a is not None for a in asked) or self.tensors):
+            raise RequestError("--dequantize writes floats: leave out bits, groups and recipes")
+        if self.dequantize and self.mode != "affine":
+            raise RequestError(f"--dequantize writes floats: leave out mode {self.mode}")
+
+    def _defaults(self, bits: int | None, group_size: int | None) -> tuple[int, int, str]:
+        _one_of("mode", self.mode, formats.MODE_DEFAULTS)
+        group, width = formats.MODE_DEFAULTS[self.mode]
+        return (
+            width if bits is None else bits,
+            group if group_size is None else group_size,
+            self.mode,
+        )
+
+    def _with_bits(self, bits: int) -> Format:
+        """`bits` in the request's mode if it has that width, else affine."""
+        if bits == self.default.bits:
+            return self.default
+        group = self.group_size if self.mode == "affine" and self.group_size else 64
+        return formats.from_mlx(bits, group, "affine")
+
+    def format_of(self, spec: str) -> Format | None:
+        """The format that an override names; None for `keep`."""
+        if spec in KEEP:
+            return None
+        if re.fullmatch(r"[0-9]{1,3}", spec):
+            return self._with_bits(int(spec))
+        return formats.get(spec)
+
+
+def _one_of(what: str, value: object, allowed: Any) -> None:
+    if value not in allowed:
+        raise RequestError(f"{what} {value!r} is not one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class Item:
+    """What happens to one parameter.
+
+    Attributes:
+        name: the parameter, or for a quantized weight the weight's (`<module>.weight`).
+        module: the module's path for a weight that is quantized before or after; else None.
+        role, layer: by the name.
+        shape: of the weight, unpacked.
+        source: the format in the source (`bf16`, `affine4-g64`, …).
+        target: the format it gets; None for a float, or for a quantized weight that is kept.
+        dtype: safetensors' name of the element type of floats (and of scales), after the cast.
+        reason: why it is not what was asked for; None when it is.
+        chosen: what chose the format: `default`, `recipe`, `architecture`, a glob, ….
+        decoded: a quantized source weight is decoded to `dtype`.
+    """
+
+    name: str
+    module: str | None
+    role: str
+    layer: int | None
+    shape: tuple[int, ...]
+    source: str
+    target: Format | None
+    dtype: str
+    reason: str | None
+    chosen: str
+    decoded: bool = False
+
+    @property
+    def kept_format(self) -> str:
+        """The format's name when no target is given: the element type, or the source's format."""
+        kept = self.module is not None and not self.decoded and self.source in formats.names()
+        return self.source if kept else self.dtype.lower()
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        n = 1
+        for axis in self.shape:
+            n *= axis
+        return n
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every parameter of the output, in order, with its format.
+
+    Attributes:
+        items: one a parameter (a quantized weight is one item).
+        request: what was asked for.
+        quantization: config.json's entry, or None for a float model.
+    """
+
+    items: tuple[Item, ...]
+    request: Request
+    quantization: dict[str, Any] | None
+
+    @property
+    def exceptions(self) -> tuple[Item, ...]:
+        """What could not be done as asked."""
+        return tuple(item for item in self.items if item.reason)
+
+
+def make_plan(source: SourceModel, request: Request) -> Plan:
+    """Decide every parameter's format.
+
+    Raises:
+        RequestError: a glob that matches nothing, a recipe that the model cannot take, a source
+            that is quantized already.
+    """
+    target = _target_dtype(source, request)
+    _check_source(source, request)
+    recipe = _Recipe(source, request) if request.recipe else None
+    decisions = {
+        path: _decide(source, module, request, recipe) for path, module in source.modules.items()
+    }
+    _check_globs(source, request)
+    items: list[Item] = []
+    for name, node in source.parameters.items():
+        path, _, last = name.rpartition(".")
+        module = source.modules.get(path)
+        dtype = node.dtype
+        if target and dtype in (*FLOATS, "F64") and name not in source.uncast:
+            dtype = target
+        if module is not None and last == "weight":
+            items.append(_weight_item(source, module, name, dtype, decisions[path], request))
+        elif module is not None and module.quantized and last in ("scales", "biases"):
+            continue  # a part of the weight above
+        else:
+            items.append(
+                Item(
+                    name,
+                    None,
+                    role_of(name),
+                    layer_of(name),
+                    node.shape,
+                    node.dtype.lower(),
+                    None,
+                    dtype,
+                    None,
+                    "not a weight matrix",
+                )
+            )
+    return Plan(tuple(items), request, _config_entry(source, items, request))
+
+
+Decision = tuple[Format | None, str, str | None]  # format, chosen by, reason when not as asked
+
+
+def _decide(
+    source: SourceModel, module: Module, request: Request, recipe: _Recipe | None
+) -> Decision:
+    """The format of one module."""
+    if request.dequantize:
+        return None, "dequantize", None
+    if module.quantized and not request.requantize:
+        return None, "source", None
+    for glob, spec in reversed(request.tensors):
+        if _matches(module.path, glob):
+            return _fit(module, request.format_of(spec), glob)
+    role = role_of(module.path)
+    if role == "embedding" and request.embed_bits is not None:
+        return _fit(module, request._with_bits(request.embed_bits), "--embed-bits")
+    if role == "head" and request.head_bits is not None:
+        return _fit(module, request._with_bits(request.head_bits), "--head-bits")
+    # mlx-lm tests the default group before it asks anybody else, so this does too
+    if module.shape[-1] % request.default.block_size:
+        return _fit(module, request.default, "default")
+    if recipe is not None:
+        return _fit(module, recipe(module.path), "recipe")
+    if module.advice is False:
+        return None, "architecture", "the architecture keeps it unquantized"
+    if isinstance(module.advice, Mapping):
+        advice = module.advice
+        mode = advice.get("mode", "affine")
+        group, bits = formats.MODE_DEFAULTS[mode]
+        wanted = formats.from_mlx(
+            advice.get("bits") or bits, advice.get("group_size") or group, mode
+        )
+        return _fit(module, wanted, "architecture")
+    return _fit(module, request.default, "default")
+
+
+def _fit(module: Module, wanted: Format | None, chosen: str) -> Decision:
+    """The format if the module's rows can take it."""
+    if wanted is None:
+        return None, chosen, None
+    if module.shape[-1] % wanted.block_size:
+        return (
+            None,
+            chosen,
+            f"rows of {module.shape[-1]} are no multiple of {wanted.name}'s {wanted.block_size}",
+        )
+    return wanted, chosen, None
+
+
+def _weight_item(
+    source: SourceModel,
+    module: Module,
+    name: str,
+    dtype: str,
+    decision: Decision,
+    request: Request,
+) -> Item:
+    """The item of a module's weight."""
+    wanted, chosen, reason = decision
+    node = source.parameters[name]
+    if module.quantized:
+        scales = source.parameters[f"{module.path}.scales"].dtype
+        if scales in FLOATS:
+            cast = None if name in source.uncast else _target_dtype(source, request)
+            dtype = cast or scales
+        else:  # the fp modes decode to bfloat16 unless the user asks for something else
+            dtype = DTYPES[request.dtype] if request.dtype else "BF16"
+        if wanted is None and not request.dequantize and not request.requantize:
+            reason = f"already {module.quantized} in the source"
+    elif wanted is not None and dtype not in FLOATS:
+        wanted, reason = None, f"element type {dtype} cannot be quantized"
+    if wanted is not None:
+        wanted = formats.get(wanted.name, dtype)
+    return Item(
+        name=name,
+        module=module.path,
+        role=role_of(name),
+        layer=layer_of(name),
+        shape=module.shape,
+        source=module.quantized or node.dtype.lower(),
+        target=wanted,
+        dtype=dtype,
+        reason=reason,
+        chosen=chosen,
+        decoded=module.quantized is not None and (wanted is not None or request.dequantize),
+    )
+
+
+def _target_dtype(source: SourceModel, request: Request) -> str | None:
+    """safetensors' name of the type that floats are cast to, found as mlx_lm.convert finds it."""
+    name = request.dtype or source.config.get("torch_dtype")
+    if name is None:
+        name = (source.config.get("text_config") or {}).get("dtype")
+    return DTYPES.get(name) if isinstance(name, str) else None
+
+
+def _check_source(source: SourceModel, request: Request) -> None:
+    """Refuse to quantize twice, or to dequantize floats, without being asked to."""
+    quantized = [m for m in source.modules.values() if m.quantized]
+    if request.dequantize:
+        if not quantized:
+            raise RequestError("--dequantize: no weight of this model is quantized")
+        return
+    if quantized and not request.requantize and len(quantized) == len(source.modules):
+        kinds = ", ".join(sorted({str(m.quantized) for m in quantized}))
+        raise RequestError(
+            f"the model is quantized already ({kinds}); start from the original weights, or pass "
+            "--requantize to decode and quantize again, or --dequantize"
+        )
+
+
+def _check_globs(source: SourceModel, request: Request) -> None:
+    """A glob that matches nothing is a typing error."""
+    for glob, _ in request.tensors:
+        if not any(_matches(path, glob) for path in source.modules):
+            example = next(iter(source.modules), "model.layers.0.*")
+            raise RequestError(f"--tensor {glob!r} matches no module; a module is {example!r}")
+
+
+def _matches(path: str, glob: str) -> bool:
+    """Globs are over module paths; `.weight` at the end is allowed."""
+    return fnmatch.fnmatchcase(path, glob) or fnmatch.fnmatchcase(f"{path}.weight", glob)
+
+
+class _Recipe:
+    """mlx_lm's mixed recipes: more bits for v_proj and down_proj in some layers and for the head.
+
+    The layers: the first and the last eighth, and every third between.
+    """
+
+    def __init__(self, source: SourceModel, request: Request) -> None:
+        if source.down_path is None:
+            raise RequestError(
+                f"recipe {request.recipe} goes by modules named down_proj; this model has none"
+            )
+        assert request.recipe is not None
+        low, high = RECIPES[request.recipe]
+        group = request.default.block_size
+        self._low, self._high = formats.from_mlx(low, group), formats.from_mlx(high, group)
+        parts = source.down_path.split(".")
+        self._at = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+        self._layers = source.layers
+
+    def __call__(self, path: str) -> Format:
+        parts = path.split(".")
+        layer = int(parts[self._at]) if len(parts) > self._at and parts[self._at].isdigit() else 0
+        eighth = self._layers // 8
+        more = (
+            layer < eighth
+            or layer >= 7 * self._layers // 8
+            or (layer - eighth) % 3 == 2
+        )
+        value = any(name in path for name in ("v_proj", "v_a_proj", "v_b_proj"))
+        if "lm_head" in path or (more and (value or "down_proj" in path)):
+            return self._high
+        return self._low
+
+
+def _config_entry(
+    source: SourceModel, items: list[Item], request: Request
+) -> dict[str, Any] | None:
+    """config.json's `quantization`: the default, and an entry for every module that departs."""
+    if request.dequantize:
+        return None
+    stored = source.config.get("quantization")
+    default = request.default.mlx_config()
+    quantization: dict[str, Any] = dict(default)
+    any_quantized = False
+    for item in items:
+        if item.module is None:
+            continue
+        entry: dict[str, Any] | bool = False
+        if item.target is not None:
+            entry = item.target.mlx_config()
+        elif item.source == source.modules[item.module].quantized and stored is not None:
+            entry = formats.get(item.source).mlx_config()
+        any_quantized |= bool(entry)
+        if entry != default:
+            quantization[item.module] = entry
+    return quantization if any_quantized else None

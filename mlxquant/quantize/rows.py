@@ -1,0 +1,120 @@
+"""Rows of a model's weights, before and after: what the sink writes and what the metrics compare.
+
+`float_rows` gives the rows that an item is quantized from: read, computed where the architecture
+rearranges, cast, and decoded where the source is quantized. `encode_rows` gives the wire arrays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import formats
+from ..errors import ModelError, one_line
+from ..formats.base import Array, Format, NonFiniteError
+from ..formats.floats import to_float32
+from ..load.operations import cast, from_mx, to_mx
+
+if TYPE_CHECKING:
+    from ..models.mlx_lm import SourceModel
+    from .policy import Item
+
+__all__ = ["check_finite", "encode_rows", "float_rows", "stored_rows"]
+
+#: carrier → (unsigned view, mask of sign off, smallest non-finite pattern)
+_NON_FINITE = {
+    "F16": (np.uint16, 0x7FFF, 0x7C00),
+    "BF16": (np.uint16, 0x7FFF, 0x7F80),
+    "F32": (np.uint32, 0x7FFFFFFF, 0x7F800000),
+}
+
+#: formats that MLX's CPU code encodes faster than NumPy does; both give the same bits
+_ENCODED_BY_MLX = ("affine", "mxfp8")
+
+
+def float_rows(source: SourceModel, item: Item, begin: int, end: int) -> Array:
+    """Rows [begin, end) of an item's weight as floats in the carrier of `item.dtype`.
+
+    Returns: [end - begin, k]; k is the weight's last axis.
+    """
+    if item.module is None or source.modules[item.module].quantized is None:
+        node = source.parameters[item.name]
+        return cast(node.rows(begin, end), node.dtype, item.dtype)
+    import mlx.core as mx
+
+    fmt = formats.get(item.source)
+    config = fmt.mlx_config()
+    parts = []
+    scale_type = item.dtype
+    for part in fmt.parts:
+        node = source.parameters[f"{item.module}.{part.suffix}"]
+        carrier = node.rows(begin, end)
+        if node.dtype in _NON_FINITE:
+            carrier = cast(carrier, node.dtype, item.dtype)
+            parts.append(to_mx(carrier, item.dtype))
+        else:
+            parts.append(to_mx(carrier, node.dtype))
+            scale_type = "BF16"
+    if config["mode"] == "affine":
+        scale_type = item.dtype
+    values = mx.dequantize(*parts, **config)
+    return cast(from_mx(values), scale_type, item.dtype)
+
+
+def stored_rows(source: SourceModel, name: str, dtype: str, begin: int, end: int) -> Array:
+    """Elements [begin, end) of a parameter in row-major order, cast; refused if a cast overflows."""
+    node = source.parameters[name]
+    values = node.flat(begin, end)
+    if node.dtype == dtype:
+        return values
+    result = cast(values, node.dtype, dtype)
+    if _is_non_finite(result, dtype) and not _is_non_finite(values, node.dtype):
+        raise ModelError(
+            f"{source.checkpoint.path}: tensor {one_line(name, 80)!r} has values that "
+            f"{dtype} cannot hold; choose another --dtype"
+        )
+    return result
+
+
+def encode_rows(target: Format, rows: Array, dtype: str) -> tuple[Array, ...]:
+    """The wire arrays of float rows.
+
+    Args:
+        target: the format.
+        rows: [n, k] in the carrier of `dtype`.
+
+    Raises:
+        NonFiniteError: a weight is NaN or infinite, or a scale overflows its type.
+    """
+    check_finite(rows, dtype)
+    if target.name.startswith(_ENCODED_BY_MLX):
+        import mlx.core as mx
+
+        wire = mx.quantize(to_mx(rows, dtype), **target.mlx_config())
+        mx.eval(wire)
+        parts = tuple(from_mx(array) for array in wire)
+    else:
+        parts = target.encode(to_float32(rows, dtype))
+    for part, array in zip(target.parts, parts, strict=True):
+        if part.dtype in _NON_FINITE and _is_non_finite(array, part.dtype):
+            check_finite(array, part.dtype)
+    return parts
+
+
+def check_finite(rows: Array, dtype: str) -> None:
+    """Raises NonFiniteError, naming the first place, if a value is NaN or infinite."""
+    if not _is_non_finite(rows, dtype):
+        return
+    view, mask, limit = _NON_FINITE[dtype]
+    bad = (rows.view(view) & view(mask)) >= limit
+    row, column = (int(i) for i in np.argwhere(bad)[0])
+    value = float(to_float32(rows[row : row + 1, column], dtype)[0])
+    raise NonFiniteError(row, column, value, int(bad.sum()))
+
+
+def _is_non_finite(values: Array, dtype: str) -> bool:
+    if dtype not in _NON_FINITE or not values.size:
+        return False
+    view, mask, limit = _NON_FINITE[dtype]
+    return bool((values.view(view) & view(mask)).max() >= limit)

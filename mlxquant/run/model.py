@@ -1,0 +1,163 @@
+"""From a model folder to a model that runs: (model, tokenizer), as mlx-lm's functions take them.
+
+The folder is checked by mlxquant's own readers first, so that what mlx-lm sees is well formed;
+what mlx-lm still cannot build becomes one clear line.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ..errors import MlxquantError, ModelError, one_line
+from ..load.checkpoint import Checkpoint
+from .stops import stop_ids
+
+__all__ = ["context_length", "load", "load_checkpoint"]
+
+
+def load(
+    path: str | PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    lazy: bool = False,
+) -> tuple[Any, Any]:
+    """Load a model to run it.
+
+    Args:
+        path: a folder, a hub id (`org/name`), or None for the bundled model.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run Python code that the folder carries.
+        lazy: leave the weights on disk until they are used.
+
+    Returns:
+        `(model, tokenizer)` as `mlx_lm.generate` and `mlx_lm.stream_generate` take them. The
+        tokenizer's `eos_token_ids` is the union of all sources that the folder has.
+
+    Raises:
+        InputError: not a model, or one that lies about itself, or that mlx-lm does not know.
+        HubError: it could not be fetched.
+    """
+    from ..pipeline import open_checkpoint
+
+    checkpoint = open_checkpoint(path, revision=revision, trust_remote_code=trust_remote_code)
+    return load_checkpoint(checkpoint, lazy=lazy)
+
+
+def load_checkpoint(checkpoint: Checkpoint, *, lazy: bool = False) -> tuple[Any, Any]:
+    """`load` for a checkpoint that is open already.
+
+    Raises:
+        ModelError: mlx-lm cannot build the model, or its tokenizer is broken or missing.
+        FileFormatError: a file that names an end of sequence is malformed.
+    """
+    _check_layers(checkpoint)
+    from mlx_lm.utils import load_model, load_tokenizer
+
+    trust = checkpoint.trust_remote_code
+    with _refusals(checkpoint, "mlx-lm cannot build this model"), _only(checkpoint) as folder:
+        model, config = load_model(folder, lazy=lazy, trust_remote_code=trust)
+    eos = config.get("eos_token_id")
+    with _refusals(checkpoint, "its tokenizer cannot be loaded"):
+        tokenizer = load_tokenizer(
+            checkpoint.path,
+            {"trust_remote_code": trust, "local_files_only": True},
+            eos_token_ids=eos if isinstance(eos, (int, list)) else None,
+        )
+        vocabulary = tokenizer.get_vocab()
+    tokenizer.eos_token_ids = tokenizer.eos_token_ids | stop_ids(checkpoint, vocabulary)
+    return model, tokenizer
+
+
+def context_length(config: Mapping[str, Any]) -> int | None:
+    """How many tokens the model was made for, or None where config.json does not say.
+
+    Where positions are stretched (`rope_scaling`), it is the stretched length.
+    """
+    text = config.get("text_config")
+    if "max_position_embeddings" not in config and isinstance(text, Mapping):
+        config = text
+    length = config.get("max_position_embeddings")
+    if type(length) is not int or length < 1:
+        return None
+    for key in ("rope_scaling", "rope_parameters"):
+        scaling = config.get(key)
+        if isinstance(scaling, Mapping):
+            factor = scaling.get("factor")
+            original = scaling.get("original_max_position_embeddings")
+            if isinstance(factor, (int, float)) and type(original) is int:
+                length = max(length, int(original * factor))
+    return length
+
+
+def _check_layers(checkpoint: Checkpoint) -> None:
+    """A config that claims a billion layers would have mlx-lm build them before it looks."""
+    text = checkpoint.config.get("text_config")
+    for part in (checkpoint.config, text if isinstance(text, Mapping) else {}):
+        for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+            layers = part.get(key)
+            if type(layers) is int and layers > len(checkpoint.stored):
+                raise ModelError(
+                    f"{checkpoint.path / 'config.json'}: {key}: {layers}, but the weights are "
+                    f"{len(checkpoint.stored)} tensors, which cannot be that many layers"
+                )
+
+
+@contextmanager
+def _only(checkpoint: Checkpoint) -> Iterator[Path]:
+    """A folder in which mlx-lm finds this checkpoint's shards and no others.
+
+    mlx-lm loads every `model*.safetensors` of a folder, named in the index or not. Where that is
+    not the same set, this is a temporary folder of links; the weights need it only while they are
+    opened.
+    """
+    stock = {file.name for file in checkpoint.path.glob("model*.safetensors")}
+    if stock == {file.name for file in checkpoint.shards}:
+        yield checkpoint.path
+        return
+    with tempfile.TemporaryDirectory(prefix="mlxquant-") as name:
+        folder = Path(name)
+        for number, shard in enumerate(checkpoint.shards):
+            (folder / f"model-{number:05}.safetensors").symlink_to(shard.absolute())
+        for file in checkpoint.path.iterdir():
+            if file.suffix in (".json", ".py") and file.is_file():
+                (folder / file.name).symlink_to(file.absolute())
+        yield folder
+
+
+@contextmanager
+def _refusals(checkpoint: Checkpoint, what: str) -> Iterator[None]:
+    """Errors of mlx-lm, transformers and tokenizers → ModelError, one line."""
+    try:
+        yield
+    except (MlxquantError, MemoryError):
+        raise
+    except BaseException as problem:
+        # tokenizers is Rust: its panics are BaseExceptions of a class that cannot be imported.
+        if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+            raise
+        raise ModelError(_explain(checkpoint, what, problem)) from problem
+
+
+def _explain(checkpoint: Checkpoint, what: str, problem: BaseException) -> str:
+    """One line on why a model could not be loaded."""
+    said = " ".join(str(problem).split()).replace(str(checkpoint.path) + os.sep, "")
+    if isinstance(problem, KeyError):
+        said = f"{said} is missing"
+    kind = checkpoint.config.get("model_type")
+    if said == f"Model type {kind} not supported.":
+        from importlib.metadata import version
+
+        return one_line(
+            f"{checkpoint.path}: mlx-lm {version('mlx-lm')} does not know the architecture "
+            f"{kind!r}; a newer one may: pip install -U mlx-lm"
+        )
+    if isinstance(problem, (AttributeError, KeyError, TypeError)) or not said:
+        said = f"{said} ({type(problem).__name__})"
+    return one_line(f"{checkpoint.path}: {what}: {said}", limit=400)

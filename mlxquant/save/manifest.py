@@ -1,0 +1,90 @@
+"""`mlxquant.json`, the record beside the weights: what made them, from what, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..models.mlx_lm import SourceModel
+    from ..quantize.policy import Plan
+
+__all__ = ["MANIFEST", "SCHEMA", "describe_request", "file_hash", "manifest", "versions"]
+
+MANIFEST = "mlxquant.json"
+SCHEMA = 1
+
+
+def manifest(
+    plan: Plan,
+    source: SourceModel,
+    source_hashes: dict[str, str],
+    files: dict[str, dict[str, Any]],
+) -> bytes:
+    """The manifest's bytes: the same run gives the same bytes, so there is no time in it.
+
+    Args:
+        source_hashes: SHA-256 of every source file that was read, by name.
+        files: of every output file, by relative name: `{bytes, sha256}`.
+    """
+    checkpoint = source.checkpoint
+    local = Path(checkpoint.source).exists() if checkpoint.source else True
+    content = {
+        "schema": SCHEMA,
+        "source": {
+            # a folder's own name only: where it lay is nobody else's business
+            "name": checkpoint.path.resolve().name if local else checkpoint.source,
+            "revision": checkpoint.revision,
+            "sha256": dict(sorted(source_hashes.items())),
+        },
+        "request": describe_request(plan),
+        "plan": [
+            {
+                "name": item.name,
+                "shape": list(item.shape),
+                "source": item.source,
+                "format": item.target.name if item.target else item.kept_format,
+                **({"dtype": item.dtype.lower()} if item.target else {}),
+                **({"reason": item.reason} if item.reason else {}),
+            }
+            for item in plan.items
+        ],
+        "versions": versions(),
+        "files": dict(sorted(files.items())),
+    }
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def describe_request(plan: Plan) -> dict[str, Any]:
+    """The request as plain data."""
+    request = plan.request
+    return {
+        "bits": request.default.bits if not request.recipe else None,
+        "group_size": request.default.block_size,
+        "mode": request.mode,
+        "recipe": request.recipe,
+        "tensors": [list(pair) for pair in request.tensors],
+        "embed_bits": request.embed_bits,
+        "head_bits": request.head_bits,
+        "dtype": request.dtype,
+        "method": request.method,
+        "dequantize": request.dequantize,
+        "requantize": request.requantize,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what the bytes can depend on."""
+    from .. import __version__
+
+    return {"mlxquant": __version__, **{name: version(name) for name in ("mlx", "mlx-lm", "numpy")}}
+
+
+def file_hash(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
