@@ -16,7 +16,14 @@ from typing import Any, NoReturn
 from ..errors import FileFormatError
 from .sniff import PREFIX, open_regular, sniff
 
-__all__ = ["CONFIG_LIMIT", "DEPTH_LIMIT", "INDEX_LIMIT", "TOKENIZER_LIMIT", "read_json_object"]
+__all__ = [
+    "CONFIG_LIMIT",
+    "DEPTH_LIMIT",
+    "INDEX_LIMIT",
+    "TOKENIZER_LIMIT",
+    "check_json_ends",
+    "read_json_object",
+]
 
 #: the largest files of each kind that are read, in bytes; several times what any model needs
 CONFIG_LIMIT = 16 << 20
@@ -79,25 +86,54 @@ def read_json_object(
     return value
 
 
+def check_json_ends(path: str | os.PathLike[str], *, limit: int = CONFIG_LIMIT) -> None:
+    """Refuse a file that cannot be a JSON object, by its size and its first and last bytes.
+
+    Finds files that are something else or were cut short; `read_json_object` finds the rest.
+
+    Raises:
+        FileFormatError: missing, not a regular file, larger than `limit`, or not from { to }.
+    """
+    file = Path(path)
+    with open_regular(file) as (handle, size):
+        _check_size(file, handle, size, limit)
+        prefix = _pread(file, handle, PREFIX, 0)
+        suffix = _pread(file, handle, PREFIX, max(0, size - PREFIX))
+    for part, sign, offset in ((prefix.lstrip()[:1], b"{", 0), (suffix.rstrip()[-1:], b"}", size)):
+        if part != sign:
+            what = sniff(prefix)
+            reason = f"this is {what}" if what else f"{sign.decode()!r} expected; is it cut short?"
+            raise FileFormatError(file, "content", reason, offset)
+
+
 _TYPES = {list: "a list", str: "text", int: "a number", float: "a number", bool: "a truth value"}
 
 
 def _read(file: Path, limit: int) -> bytes:
     """The file's bytes; refused unread if there are more than `limit`."""
     with open_regular(file) as (handle, size):
-        if size > limit:
-            reason = f"{size} bytes, at most {limit} expected"
-            what = sniff(os.pread(handle, PREFIX, 0))
-            raise FileFormatError(file, "size", f"this is {what}" if what else reason)
-        if size == 0:
-            raise FileFormatError(file, "content", f"this is {sniff(b'')}", 0)
+        _check_size(file, handle, size, limit)
         data = b""
-        try:
-            while len(data) < size and (more := os.pread(handle, size - len(data), len(data))):
-                data += more
-        except OSError as problem:
-            raise FileFormatError(file, "file", f"cannot be read: {problem.strerror}") from problem
+        while len(data) < size and (more := _pread(file, handle, size - len(data), len(data))):
+            data += more
     return data
+
+
+def _check_size(file: Path, handle: int, size: int, limit: int) -> None:
+    """Refuse an empty file, and one of more than `limit` bytes."""
+    if size == 0:
+        raise FileFormatError(file, "content", f"this is {sniff(b'')}", 0)
+    if size > limit:
+        what = sniff(_pread(file, handle, PREFIX, 0))
+        reason = f"this is {what}" if what else f"{size} bytes, at most {limit} expected"
+        raise FileFormatError(file, "size", reason)
+
+
+def _pread(file: Path, handle: int, count: int, offset: int) -> bytes:
+    try:
+        return os.pread(handle, count, offset)
+    except OSError as problem:
+        raise FileFormatError(file, "file", f"cannot be read: {problem.strerror}") from problem
 
 
 def _check_depth(file: Path, data: bytes, depth: int) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError
-from ..files.json_file import INDEX_LIMIT, TOKENIZER_LIMIT, read_json_object
+from ..files.json_file import INDEX_LIMIT, TOKENIZER_LIMIT, check_json_ends, read_json_object
 from ..files.safetensors import read_header
 from .checkpoint import Checkpoint, StoredTensor, carrier_of
 from .config import read_config, refuse_code
@@ -36,8 +36,8 @@ _JSON_FILES = {
     "tokenizer_config.json": TOKENIZER_LIMIT,  # may hold every added token
     "generation_config.json": 1 << 20,
     "special_tokens_map.json": 16 << 20,
-    "tokenizer.json": TOKENIZER_LIMIT,
 }
+_TOKENIZER = "tokenizer.json"
 
 
 def open_folder(
@@ -46,6 +46,7 @@ def open_folder(
     source: str = "",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quick: bool = False,
 ) -> Checkpoint:
     """Open a model folder without reading its weights.
 
@@ -54,6 +55,8 @@ def open_folder(
         source: what the user typed, for messages and the manifest; `path` if empty.
         revision: the hub commit, where the folder came from there.
         trust_remote_code: accept a folder that wants its own Python code run (here nothing is).
+        quick: look at the ends of tokenizer.json only. Reading all of it takes longer than all
+            the rest (up to a second for 30 MB), and who only looks on may report it differently.
 
     Raises:
         FileFormatError: one of its files is broken, or not what its name says.
@@ -63,6 +66,9 @@ def open_folder(
     folder = Folder(Path(path))
     config = read_config(folder)
     side = {name: _read_side_file(folder, name) for name in _JSON_FILES if name in folder.names}
+    if _TOKENIZER in folder.names:
+        check = check_json_ends if quick else read_json_object
+        check(folder.member(_TOKENIZER), limit=TOKENIZER_LIMIT)
     tokenizer_config = side.get("tokenizer_config.json", {})
     refuse_code(folder, config, tokenizer_config, trusted=trust_remote_code)
     config_path = folder.path / "config.json"

@@ -170,10 +170,8 @@ def _packed(
         # 4 bits in groups of 64 look like 8 bits in groups of 32: only the width tells them apart.
         for each in fitting:
             if each.width(words, groups) == hidden:
-                reason = (
-                    f"conflict: {said_by} says {_describe(scheme)}, which makes rows of {width}"
-                )
-                means = f"hidden_size {hidden} means {_describe(other)}"
+                reason = f"conflict: {said_by} says {_describe(scheme)}, so rows of {width}"
+                means = f"hidden_size {hidden} means {_describe(each)}"
                 raise refuse(path, f"layer {stem!r}", f"{reason}; {means}")
     found = (weight, scales) if biases is None else (weight, scales, biases)
     return QuantizedTensor(weight.name, (*weight.shape[:-1], width), scheme.format, found)
