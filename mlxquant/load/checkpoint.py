@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # looking at a model needs no NumPy, only reading its values 
 
     from ..formats.base import Array
 
-__all__ = ["Checkpoint", "LazyTensor", "QuantizedTensor", "StoredTensor"]
+__all__ = ["DTYPES", "Checkpoint", "LazyTensor", "QuantizedTensor", "StoredTensor"]
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Checkpoint:
         return sum(tensor.nbytes for tensor in self.stored.values())
 
 
-#: widths of safetensors' element types that are whole bytes
+#: safetensors' element type → the NumPy type that carries its bits; no others can be read
 _CARRIERS = {
     "BOOL": "<u1",
     "U8": "<u1",
@@ -179,6 +179,9 @@ _CARRIERS = {
     "F64": "<f8",
     "C64": "<c8",
 }
+
+#: safetensors' element types that can be read
+DTYPES = frozenset(_CARRIERS)
 
 
 def carrier_of(dtype: str) -> np.dtype[Any]:

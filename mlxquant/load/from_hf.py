@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import FileFormatError
 from ..files.json_file import INDEX_LIMIT, TOKENIZER_LIMIT, check_json_ends, read_json_object
 from ..files.safetensors import read_header
-from .checkpoint import Checkpoint, StoredTensor, carrier_of
+from .checkpoint import DTYPES, Checkpoint, StoredTensor
 from .config import read_config, refuse_code
 from .folder import PICKLES, Folder, refuse
 from .packed import group_packed, read_quantization
@@ -177,11 +177,9 @@ def _read_shards(shards: list[Path]) -> dict[str, StoredTensor]:
             if entry.name in stored:
                 reason = f"is also in {stored[entry.name].file.name}: duplicate name"
                 raise FileFormatError(shard, field, reason)
-            try:
-                carrier_of(entry.dtype)
-            except KeyError:
+            if entry.dtype not in DTYPES:
                 reason = f"dtype {entry.dtype} is not supported: MLX has no such type"
-                raise FileFormatError(shard, field, reason) from None
+                raise FileFormatError(shard, field, reason)
             stored[entry.name] = StoredTensor(
                 entry.name, entry.dtype, entry.shape, shard, entry.start, entry.stop
             )
