@@ -87,7 +87,7 @@ def resolve(
         _no_revision(revision, name)
         return ResolvedSource(path, name)
     if isinstance(model, os.PathLike) or not _HUB_ID.fullmatch(name):
-        raise InputError(one_line(f"{name}: {_why_no_hub_id(name)}"))
+        raise InputError(f"{_shown(name)}: {_why_no_hub_id(name)}")
     folder = _fetch(name, revision, trust_remote_code, progress)
     if not any(folder.glob("model*.safetensors")):
         raise InputError(
@@ -100,7 +100,7 @@ def resolve(
 def _no_revision(revision: str | None, what: str) -> None:
     if revision is not None:
         raise RequestError(
-            one_line(f"revision {revision!r}: {what} is not on the hub; leave the revision out")
+            f"revision {revision!r}: {_shown(what)} is not on the hub; leave the revision out"
         )
 
 
@@ -108,7 +108,11 @@ def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as problem:
-        raise InputError(one_line(f"{path}: {problem.strerror}")) from problem
+        raise InputError(f"{_shown(str(path))}: {problem.strerror}") from problem
+
+
+def _shown(name: str) -> str:
+    return one_line(name, 200)
 
 
 def _why_no_hub_id(name: str) -> str:
