@@ -113,14 +113,9 @@ def tokenizer_facts(
             content = _read_tokenizer(folder / "tokenizer.json", whole)
             # A special token that only the config declares is added when the tokenizer is built.
             listed = config.get("added_tokens_decoder")
-            declared = (
-                {_content(entry) for entry in (listed or {}).values()}
-                if isinstance(listed, dict)
-                else set()
-            )
-            facts, missing = _describe(
-                content, {k: v for k, v in texts.items() if v not in declared}
-            )
+            declared = set(map(_content, listed.values() if isinstance(listed, dict) else ()))
+            named = {name: text for name, text in texts.items() if text not in declared}
+            facts, missing = _describe(content, named)
             problems.extend(missing)
         except FileFormatError as problem:
             facts = {"kind": "unreadable"}
