@@ -21,7 +21,7 @@ demo: setup  ## quantize the bundled model to 4 bits and compare its replies
 	@$(DEMO_CMD)
 
 test: setup  ## every test; the last lines name what could not be checked
-	@$(PY) -m pytest -n $(JOBS) $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 lint: setup  ## ruff (rules and format) and mypy
 	$(PY) -m ruff check

@@ -20,7 +20,7 @@ from fake_hub import FakeHub
 
 from mlxquant.assets import BUNDLED_MODEL
 from mlxquant.errors import InputError, RequestError
-from mlxquant.load.hub import resolve
+from mlxquant.load.hub import _explain, resolve
 
 CLIENT = """
 import json, sys
@@ -383,6 +383,14 @@ def test_nothing_cached_and_no_hub(hub: FakeHub, tmp_path: Path) -> None:
     (refused,) = client(hub, tmp_path)
     assert refused["error"] == "HubError"
     assert "check the connection" in refused["message"]
+
+
+def test_a_full_disk_says_where() -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        Path("/dev/full").write_bytes(b"x")
+    said = str(_explain("org/tiny", None, caught.value))
+    assert said.startswith("org/tiny: no space left on the disk of /")
+    assert "HF_HOME" in said
 
 
 def test_a_cache_that_cannot_be_written(hub: FakeHub, tmp_path: Path) -> None:
