@@ -72,29 +72,29 @@ _BUFFERS = (".inv_freq", ".masked_bias")
 def tensor_rows(checkpoint: Checkpoint) -> list[TensorRow]:
     """A row for every weight; the companions of a foreign format's weight count as its bytes."""
     tensors = checkpoint.tensors
-    extra: dict[str, int] = {}
+    companions: dict[str, int] = {}  # weight → bytes of what is stored beside it
+    hidden = set()
     for name, tensor in tensors.items():
         for suffix, weight in _COMPANIONS:
             owner = name.removesuffix(suffix) + weight
             if name.endswith(suffix) and owner in tensors:
-                extra[owner] = extra.get(owner, 0) + tensor.nbytes
-                extra.setdefault(name, -tensor.nbytes)
+                companions[owner] = companions.get(owner, 0) + tensor.nbytes
+                hidden.add(name)
                 break
     bits = _foreign_bits(checkpoint.config)
     rows = []
     for name, tensor in tensors.items():
-        companion = extra.get(name, 0)
-        if companion < 0:
+        if name in hidden:
             continue
-        weights, label = _weights(tensor, bits if companion else None)
+        weights, label = _weights(tensor, bits if name in companions else None)
         rows.append(
             TensorRow(
                 name=name,
                 role=role_of(name),
                 shape=tensor.shape,
-                format=f"{label}+scales" if companion else label,
+                format=f"{label}+scales" if name in companions and label != "mxfp4" else label,
                 weights=weights,
-                bytes=tensor.nbytes + companion,
+                bytes=tensor.nbytes + companions.get(name, 0),
                 file=_file_of(tensor).name,
             )
         )

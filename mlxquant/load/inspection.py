@@ -81,7 +81,7 @@ def open_path(
         InputError: not a model, or one that lies about itself.
         HubError: it could not be fetched.
     """
-    if path is not None and (file := Path(path).expanduser()).is_file():
+    if path is not None and (file := _file(path)) is not None:
         return _bare(file)
     from .from_hf import open_folder
     from .hub import resolve
@@ -180,6 +180,15 @@ def as_json(facts: object) -> Any:
     if isinstance(facts, float) and not math.isfinite(facts):
         return str(facts)
     return facts if facts is None or isinstance(facts, str | int | float) else str(facts)
+
+
+def _file(path: str | os.PathLike[str]) -> Path | None:
+    """The path if it is a file; names that no file can have are for `resolve` to explain."""
+    try:
+        file = Path(path).expanduser()
+        return file if file.is_file() else None
+    except (OSError, RuntimeError):
+        return None
 
 
 def _bare(file: Path) -> Checkpoint:
