@@ -130,10 +130,15 @@ class PromptCache:
             self._hold(self.tokens[:common])
         return len(self.tokens)
 
-    def settle(self, tokens: Sequence[int]) -> None:
-        """After a generation: the caches have seen `tokens`, or a beginning of them."""
-        offsets = [layer.offset for layer in self.layers if isinstance(_offset(layer), int)]
-        if all(offset == len(tokens) for offset in offsets):
+    def settle(self, tokens: Sequence[int], *, whole: bool) -> None:
+        """After a generation: the caches have seen `tokens`, or some beginning of them.
+
+        Args:
+            whole: the generation got beyond its prompt. Recurrent layers do not count what they
+                have seen, so for them this is all there is to know.
+        """
+        offsets = [layer.offset for layer in self.layers if _offset(layer) is not None]
+        if (offsets or whole) and all(offset == len(tokens) for offset in offsets):
             self.tokens = list(tokens)
         elif len(offsets) == len(self.layers):
             self._hold(list(tokens[: min(offsets)]))

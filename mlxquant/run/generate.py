@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal
 
-from ..errors import ModelError, MlxquantError, RequestError, WorkError, one_line
+from ..errors import MlxquantError, ModelError, RequestError, WorkError, one_line
 from .cache import PromptCache, check_draft, check_model, make_layers
 from .options import Options
 
@@ -53,19 +55,22 @@ class Stats:
         return (self.generated_tokens - 1) / self.decode_seconds
 
     def line(self) -> str:
-        """For people: `48 tokens, 31.2 tokens/s, first token after 0.21 s (prompt 16 tokens)`."""
-        plural = "" if self.generated_tokens == 1 else "s"
-        parts = [f"{self.generated_tokens} token{plural}"]
+        """For people: `48 tokens, 31.2 tokens/s, first token after 0.21 s`."""
+        parts = [f"{self.generated_tokens} token{'' if self.generated_tokens == 1 else 's'}"]
         if self.decode_rate is not None:
             parts.append(f"{self.decode_rate:.1f} tokens/s")
         if self.first_token_seconds is not None:
-            cached = f", {self.reused_tokens} of them cached" if self.reused_tokens else ""
-            parts.append(
-                f"first token after {self.first_token_seconds:.2f} s "
-                f"(prompt of {self.prompt_tokens} tokens{cached})"
-            )
+            parts.append(f"first token after {self.first_token_seconds:.2f} s")
         if self.drafted_tokens:
             parts.append(f"{self.drafted_tokens} from the draft model")
+        return ", ".join(parts)
+
+    def prompt_line(self) -> str:
+        """The rest of it: `prompt of 16 tokens, 52.3 tokens/s, peak memory 0.02 GB`."""
+        cached = f" ({self.reused_tokens} cached)" if self.reused_tokens else ""
+        parts = [f"prompt of {self.prompt_tokens} tokens{cached}"]
+        if self.prefill_rate is not None:
+            parts.append(f"{self.prefill_rate:.1f} tokens/s")
         if self.peak_memory:
             parts.append(f"peak memory {self.peak_memory / 1e9:.2f} GB")
         return ", ".join(parts)
@@ -140,7 +145,7 @@ def stream(
     cache: PromptCache | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_prefill: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     """Generate, token by token.
 
     Args:
@@ -179,29 +184,31 @@ def stream(
             raise _StoppedError
 
     arguments = _arguments(model, options, draft, cache, progress)
+    responses = _responses(model, tokenizer, prompt[stats.reused_tokens :], arguments)
     try:
-        for response in _responses(model, tokenizer, prompt[stats.reused_tokens :], arguments):
-            now = time.perf_counter()
-            first = now if first is None else first
-            seen.append(response.token)
-            stats = dataclasses.replace(
-                stats,
-                generated_tokens=stats.generated_tokens + 1,
-                drafted_tokens=stats.drafted_tokens + bool(response.from_draft),
-                first_token_seconds=first - start,
-                decode_seconds=now - first,
-                peak_memory=int(mx.get_peak_memory()) or None,
-            )
-            reason: Reason | None = response.finish_reason
-            if reason != "stop":
-                detokenizer.add_token(response.token)
-            if reason is None and should_stop():
-                reason = "interrupted"
-            if reason is not None:
-                detokenizer.finalize()
-            yield Chunk(detokenizer.last_segment, response.token, reason, stats)
-            if reason is not None:
-                break
+        with contextlib.closing(responses):
+            for response in responses:
+                now = time.perf_counter()
+                first = now if first is None else first
+                seen.append(response.token)
+                stats = dataclasses.replace(
+                    stats,
+                    generated_tokens=stats.generated_tokens + 1,
+                    drafted_tokens=stats.drafted_tokens + bool(response.from_draft),
+                    first_token_seconds=first - start,
+                    decode_seconds=now - first,
+                    peak_memory=int(mx.get_peak_memory()) or None,
+                )
+                reason: Reason | None = response.finish_reason
+                if reason != "stop":
+                    detokenizer.add_token(response.token)
+                if reason is None and should_stop():
+                    reason = "interrupted"
+                if reason is not None:
+                    detokenizer.finalize()
+                yield Chunk(detokenizer.last_segment, response.token, reason, stats)
+                if reason is not None:
+                    break
     except _StoppedError:
         yield Chunk("", None, "interrupted", stats)
     except GeneratorExit:
@@ -215,7 +222,10 @@ def stream(
         seen.clear()
         raise
     finally:
-        cache.settle(seen) if seen else cache.reset()
+        if seen:
+            cache.settle(seen, whole=first is not None)
+        else:
+            cache.reset()
 
 
 class _StoppedError(Exception):
@@ -224,12 +234,16 @@ class _StoppedError(Exception):
 
 def _responses(
     model: Any, tokenizer: Any, prompt: Sequence[int], arguments: dict[str, Any]
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """stream_generate, closed for certain when we are: a draft model's caches are rewound then."""
     from mlx_lm.generate import stream_generate
 
     responses = stream_generate(model, tokenizer, list(prompt), **arguments)
     try:
+        with contextlib.redirect_stdout(sys.stderr):
+            # Where the model hardly fits the memory, mlx-lm prints a warning before it starts.
+            first = next(responses)
+        yield first
         yield from responses
     finally:
         responses.close()

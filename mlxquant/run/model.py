@@ -7,9 +7,10 @@ what mlx-lm still cannot build becomes one clear line.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,12 @@ def load_checkpoint(checkpoint: Checkpoint, *, lazy: bool = False) -> tuple[Any,
     from mlx_lm.utils import load_model, load_tokenizer
 
     trust = checkpoint.trust_remote_code
-    with _refusals(checkpoint, "mlx-lm cannot build this model"), _only(checkpoint) as folder:
+    # What mlx-lm prints, it prints on standard output, where only results belong.
+    with (
+        redirect_stdout(sys.stderr),
+        _refusals(checkpoint, "mlx-lm cannot build this model"),
+        _only(checkpoint) as folder,
+    ):
         model, config = load_model(folder, lazy=lazy, trust_remote_code=trust)
     eos = config.get("eos_token_id")
     with _refusals(checkpoint, "its tokenizer cannot be loaded"):

@@ -271,9 +271,7 @@ def _watch(child: subprocess.Popen[bytes], request: Mapping[str, Any], deadline:
                 if len(reply) > most:
                     raise TemplateError(f"chat template: stopped, it writes too much; {RAW_HINT}")
             elif _resident_bytes(child.pid) > ceiling:
-                raise TemplateError(
-                    f"chat template: stopped, it takes too much memory; {RAW_HINT}"
-                )
+                raise TemplateError(f"chat template: stopped, it takes too much memory; {RAW_HINT}")
             elif time.monotonic() > deadline:
                 raise TemplateError(f"chat template: stopped, it takes too long; {RAW_HINT}")
 

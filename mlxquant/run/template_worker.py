@@ -30,6 +30,10 @@ class BudgetError(BaseException):
     """A limit was reached. Not an Exception, so that nothing on the way up swallows it."""
 
 
+class RefusalError(Exception):
+    """The template itself called `raise_exception`."""
+
+
 def limit_process(cpu_seconds: int, memory_bytes: int) -> None:
     """Bound CPU time and, on Linux, address space; macOS does not enforce the latter, there the
     parent watches the resident size."""
@@ -110,7 +114,7 @@ def make_environment() -> Any:
                 raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
 
     def raise_exception(message: Any) -> None:
-        raise Refusal(str(message))
+        raise RefusalError(str(message))
 
     def tojson(
         value: Any,
@@ -140,14 +144,10 @@ def make_environment() -> Any:
     return environment
 
 
-class Refusal(Exception):
-    """The template itself called `raise_exception`."""
-
-
 def render(request: dict[str, Any]) -> str:
     """The rendered text.
 
-    Raises: BudgetError, Refusal, MemoryError, RecursionError, and whatever Jinja raises.
+    Raises: BudgetError, RefusalError, MemoryError, RecursionError, and whatever Jinja raises.
     """
     template = make_environment().from_string(request["template"])
     pieces: list[str] = []
@@ -182,7 +182,7 @@ def attempt(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         return {"status": "ok"}, render(request).encode()
     except BudgetError as problem:
         status, message, line = "budget", str(problem), None
-    except Refusal as problem:
+    except RefusalError as problem:
         status, message, line = "refused", str(problem), None
     except MemoryError:
         # What the exception's frames hold is what there was too much of.
