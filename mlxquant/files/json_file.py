@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import FileFormatError
+from .quote import quote
 from .sniff import PREFIX, open_regular, sniff
 
 __all__ = [
@@ -169,7 +170,7 @@ class _Reader:
         if len(value) < len(pairs):
             counts = Counter(key for key, _ in pairs)
             twice = counts.most_common(1)[0][0]
-            raise FileFormatError(self.file, f"key {twice!r}", "stands twice in one object")
+            raise FileFormatError(self.file, f"key {quote(twice)}", "stands twice in one object")
         return value
 
     def constant(self, name: str) -> NoReturn:

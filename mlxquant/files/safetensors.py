@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import FileFormatError
+from .quote import quote, show
 from .sniff import PREFIX, open_regular, sniff
 
 __all__ = ["HEADER_LIMIT", "ITEM_BITS", "Entry", "Header", "build_header", "read_header"]
@@ -220,9 +221,9 @@ class _Parser:
                 metadata = self.metadata()
                 continue
             if name in names:
-                self.fail(f"tensor {name!r}", "duplicate name", at)
+                self.fail(f"tensor {quote(name)}", "duplicate name", at)
             if not name or not name.isprintable() or self.at - at > _MAX_NAME:
-                self.fail(f"tensor {name!r}", "bad name: empty or not printable", at)
+                self.fail(f"tensor {quote(name)}", "bad name: empty or not printable", at)
             names.add(name)
             entries.append(self.entry(name, 8 + at))
         if self.at != len(self.text):
@@ -259,14 +260,14 @@ class _Parser:
         metadata: dict[str, str] = {}
         for at, key in self.members("__metadata__"):
             if key in metadata:
-                self.fail(f"__metadata__ {key!r}", "duplicate name", at)
-            found = self.match(_TEXT, f"__metadata__ {key!r}", "text")
+                self.fail(f"__metadata__ {quote(key)}", "duplicate name", at)
+            found = self.match(_TEXT, f"__metadata__ {quote(key)}", "text")
             metadata[key] = self.string(found[1], at)
         return metadata
 
     def entry(self, name: str, offset: int) -> _Raw:
         """A tensor's `{"dtype", "shape", "data_offsets"}`; its name stands at `offset`."""
-        field, at = f"tensor {name!r}", self.at
+        field, at = f"tensor {quote(name)}", self.at
         body = self.match(_BODY, field, "an object of dtype, shape and data_offsets")[0]
         if body.count(b"[") != 2:
             self.fail(field, "shape and data_offsets must be lists of integers", at)
@@ -276,16 +277,16 @@ class _Parser:
             self.fail(field, f"invalid JSON: {problem}", at)
         values = dict(pairs)
         if len(pairs) != 3 or values.keys() != _KEYS:
-            keys = ", ".join(str(key) for key, _ in pairs)
+            keys = show([key for key, _ in pairs])
             self.fail(field, f"has {keys}; dtype, shape and data_offsets expected, each once", at)
         dtype, shape, offsets = values["dtype"], values["shape"], values["data_offsets"]
         if not isinstance(dtype, str) or dtype not in ITEM_BITS:
-            self.fail(field, f"unknown dtype {dtype!r}; known: {', '.join(ITEM_BITS)}", at)
+            self.fail(field, f"unknown dtype {show(dtype)}; known: {', '.join(ITEM_BITS)}", at)
         if not _naturals(shape) or len(shape) > _MAX_DIMENSIONS:
-            reason = f"shape {shape!r}: at most {_MAX_DIMENSIONS} integers from 0 to 2^63-1"
+            reason = f"shape {show(shape)}: at most {_MAX_DIMENSIONS} integers from 0 to 2^63-1"
             self.fail(field, f"{reason} expected", at)
         if not _naturals(offsets) or len(offsets) != 2:
-            reason = f"data_offsets {offsets!r}: two integers from 0 to 2^63-1 expected"
+            reason = f"data_offsets {show(offsets)}: two integers from 0 to 2^63-1 expected"
             self.fail(field, reason, at)
         begin, end = offsets
         if begin > end:
@@ -293,7 +294,7 @@ class _Parser:
         bits = prod(shape) * ITEM_BITS[dtype]
         if bits != 8 * (end - begin):
             need = f"{bits // 8} bytes" if bits % 8 == 0 else f"{bits} bits"
-            reason = f"{dtype} {shape} needs {need}, data_offsets [{begin}, {end}] hold"
+            reason = f"{dtype} {show(shape)} needs {need}, data_offsets [{begin}, {end}] hold"
             self.fail(field, f"{reason} {end - begin}", at)
         return begin, end, offset, name, dtype, tuple(shape)
 
@@ -301,22 +302,23 @@ class _Parser:
 def _in_order(file: Path, size: int, data_start: int, entries: list[_Raw]) -> dict[str, Entry]:
     """The entries in the order of their bytes, absolute, checked to fill the file exactly."""
     ordered: dict[str, Entry] = {}
-    end, last = 0, "the header"
+    end, last = 0, ""
     room = size - data_start
     for begin, stop, at, name, dtype, shape in sorted(entries):
-        field = f"tensor {name!r}"
+        if begin == end and stop <= room:
+            ordered[name] = Entry(name, dtype, shape, data_start + begin, data_start + stop)
+            end, last = stop, name
+            continue
+        field = f"tensor {quote(name)}"
+        before = f"tensor {quote(last)}" if last else "the header"
+        reason = f"begins at data byte {begin}, but {before} ends at {end}"
         if begin < end:
-            reason = f"begins at data byte {begin}, but {last} ends at {end}: they overlap"
-            _fail(file, field, None, reason, at)
+            _fail(file, field, None, f"{reason}: they overlap", at)
         if stop > room:
             total = data_start + max(entry[1] for entry in entries)
             reason = f"ends at byte {data_start + stop}, past the file's end: truncated"
             _fail(file, field, None, f"{reason} ({total} bytes expected, {size} found)", at)
-        if begin > end:
-            reason = f"begins at data byte {begin}, but {last} ends at {end}: a hole"
-            _fail(file, field, None, f"{reason} of {begin - end} bytes", at)
-        end, last = stop, field
-        ordered[name] = Entry(name, dtype, shape, data_start + begin, data_start + stop)
+        _fail(file, field, None, f"{reason}: a hole of {begin - end} bytes", at)
     if end != room:
         reason = f"{room - end} trailing bytes: {data_start + end} bytes expected"
         _fail(file, "end of data", None, f"{reason}, {size} found", data_start + end)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from ..files.json_file import read_json_object
+from ..files.quote import show
 from .folder import Folder, refuse
 
 __all__ = ["read_config", "refuse_code"]
@@ -45,7 +45,7 @@ def read_config(folder: Folder) -> dict[str, Any]:
     config = read_json_object(path)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
-        reason = f'{_show(model_type)}: the name of an architecture expected, like "llama"'
+        reason = f'{show(model_type)}: the name of an architecture expected, like "llama"'
         raise refuse(path, "model_type", reason)
     _check_numbers(path, "", config)
     for key in _NESTED:
@@ -53,7 +53,7 @@ def read_config(folder: Folder) -> dict[str, Any]:
         if isinstance(nested, dict):
             _check_numbers(path, f"{key}.", nested)
         elif nested is not None:
-            raise refuse(path, key, f"{_show(nested)}: an object expected")
+            raise refuse(path, key, f"{show(nested)}: an object expected")
     return config
 
 
@@ -70,7 +70,7 @@ def _check_numbers(path: Path, prefix: str, config: dict[str, Any]) -> None:
             if loose and number is None:
                 continue
             if type(number) is not int or not least <= number <= most:
-                reason = f"implausible model: {_show(number)}, an integer from {least} to {most}"
+                reason = f"implausible model: {show(number)}, an integer from {least} to {most}"
                 raise refuse(path, prefix + key, f"{reason} expected")
 
 
@@ -105,7 +105,7 @@ def _auto_map_files(path: Path, auto_map: Any) -> list[str]:
     flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
     flat = [item for item in flat if item is not None]
     if not all(isinstance(item, str) for item in flat):
-        raise refuse(path, "auto_map", f"{_show(auto_map)}: class names expected")
+        raise refuse(path, "auto_map", f"{show(auto_map)}: class names expected")
     return sorted({item.rsplit(".", 1)[0].replace(".", "/") + ".py" for item in flat})
 
 
@@ -114,12 +114,6 @@ def _model_file(folder: Folder, path: Path, model_file: Any) -> list[str]:
     if model_file is None:
         return []
     if not isinstance(model_file, str):
-        raise refuse(path, "model_file", f"{_show(model_file)}: a file name expected")
+        raise refuse(path, "model_file", f"{show(model_file)}: a file name expected")
     folder.member(model_file, path, "model_file")
     return [model_file]
-
-
-def _show(value: Any) -> str:
-    """A JSON value as JSON, bounded."""
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:79] + "…"

@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 
 from ..errors import ModelError, one_line
+from ..files.quote import quote
 from ..files.sniff import describe
 
 __all__ = ["PICKLES", "Folder", "refuse"]
@@ -63,7 +64,7 @@ class Folder:
         try:
             with os.scandir(path) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
-            self.names = [entry.name for entry in entries if not entry.is_dir()]
+            self.names = [entry.name for entry in entries if not _is_folder(entry)]
             self._links = {entry.name for entry in entries if entry.is_symlink()}
         except NotADirectoryError:
             what = describe(path) or "a file"
@@ -92,13 +93,17 @@ class Folder:
         blamed = named_by or self.path
         parts = name.replace("\\", "/").split("/")
         if not name.isprintable() or not {"", ".", ".."}.isdisjoint(parts) or ":" in parts[0]:
-            raise refuse(blamed, field, f"{name!r} is outside the model folder, or no file name")
+            raise refuse(
+                blamed, field, f"{quote(name)} is outside the model folder, or no file name"
+            )
         path = self.path / name
         if len(parts) == 1 and name not in self._links:
             return path
         real = Path(os.path.realpath(path))
         if not any(real.is_relative_to(root) for root in self._roots):
-            reason = f"{name!r} is a link to {real}, outside the model folder; copy the file here"
+            reason = (
+                f"{quote(name)} is a link to {real}, outside the model folder; copy the file here"
+            )
             raise refuse(blamed, field, reason)
         return path
 
@@ -123,9 +128,16 @@ class Folder:
             if path.is_file():
                 found.append(Path(name))
             elif path.is_symlink():
-                reason = f"{name!r} is a link to '{path.readlink()}', which is missing"
+                reason = f"{quote(name)} is a link to '{path.readlink()}', which is missing"
                 raise refuse(self.path, "file", reason)
         return tuple(sorted(found))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle: let it be found when it is opened
+        return False
 
 
 def _is_extra(name: str, code: bool) -> bool:

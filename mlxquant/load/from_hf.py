@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import FileFormatError
 from ..files.json_file import INDEX_LIMIT, TOKENIZER_LIMIT, check_json_ends, read_json_object
+from ..files.quote import quote, show
 from ..files.safetensors import read_header
 from .checkpoint import DTYPES, Checkpoint, StoredTensor
 from .config import read_config, refuse_code
@@ -119,7 +120,7 @@ def _find_shards(folder: Folder) -> tuple[dict[str, str], list[Path], list[str]]
         shard = folder.member(name, folder.path / (_INDEX if weight_map else name), "weight_map")
         if not os.path.lexists(shard) and weight_map:
             tensor = next(key for key, value in weight_map.items() if value == name)
-            reason = f"{tensor!r} is in {name}, which is missing; download it again"
+            reason = f"{quote(tensor)} is in {quote(name)}, which is missing; download it again"
             raise refuse(folder.path / _INDEX, "weight_map", reason)
         shards.append(shard)
     return weight_map, shards, notes
@@ -132,14 +133,14 @@ def _read_index(folder: Folder) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise refuse(path, "weight_map", "an object of tensor names and file names expected")
     for tensor, name in weight_map.items():
-        field = f"weight_map[{tensor!r}]"
+        field = f"weight_map[{quote(tensor)}]"
         if not isinstance(name, str):
-            raise refuse(path, field, f"{name!r}: a file name expected")
+            raise refuse(path, field, f"{show(name)}: a file name expected")
         if name.lower().endswith(PICKLES):
-            reason = f"{name!r} is a pickle, which can run code and is never opened"
+            reason = f"{quote(name)} is a pickle, which can run code and is never opened"
             raise refuse(path, field, f"{reason}; use a model with safetensors weights")
         if not name.endswith(".safetensors"):
-            raise refuse(path, field, f"{name!r} is no .safetensors file of the model folder")
+            raise refuse(path, field, f"{quote(name)} is no .safetensors file of the model folder")
     return weight_map
 
 
@@ -173,7 +174,7 @@ def _read_shards(shards: list[Path]) -> dict[str, StoredTensor]:
     stored: dict[str, StoredTensor] = {}
     for shard in shards:
         for entry in read_header(shard).entries.values():
-            field = f"tensor {entry.name!r}"
+            field = f"tensor {quote(entry.name)}"
             if entry.name in stored:
                 reason = f"is also in {stored[entry.name].file.name}: duplicate name"
                 raise FileFormatError(shard, field, reason)
@@ -196,8 +197,8 @@ def _check_index(
         tensor = stored.get(name)
         if tensor is None or tensor.file != folder.path / shard:
             where = "in no shard" if tensor is None else f"in {tensor.file.name}"
-            reason = f"conflict: says {shard}, but the tensor is {where}"
-            raise refuse(folder.path / _INDEX, f"weight_map[{name!r}]", reason)
+            reason = f"conflict: says {quote(shard)}, but the tensor is {where}"
+            raise refuse(folder.path / _INDEX, f"weight_map[{quote(name)}]", reason)
     missing = [name for name in stored if name not in weight_map] if weight_map else []
     if not missing:
         return []

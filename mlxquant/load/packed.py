@@ -11,13 +11,13 @@ top-level group size, bits and mode.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError
+from ..files.quote import quote, show
 from .checkpoint import LazyTensor, QuantizedTensor, StoredTensor
 from .folder import refuse
 
@@ -72,13 +72,13 @@ def read_quantization(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any
         keys = sorted(set(main) | set(other), key=str) if isinstance(main, dict) else []
         key = next((key for key in keys if main.get(key, ...) != other.get(key, ...)), None)
         mine, theirs = (main, other) if key is None else (_entry(main, key), _entry(other, key))
-        field = "quantization" if key is None else f"quantization[{key!r}]"
-        reason = f"conflict: {_show(mine)}, but quantization_config says {_show(theirs)}"
+        field = "quantization" if key is None else f"quantization[{quote(key)}]"
+        reason = f"conflict: {show(mine)}, but quantization_config says {show(theirs)}"
         raise refuse(path, field, reason)
     if main is None:
         return None, note
     if not isinstance(main, dict):
-        raise refuse(path, "quantization", f"bad quantization: {_show(main)}, an object expected")
+        raise refuse(path, "quantization", f"bad quantization: {show(main)}, an object expected")
     for key in ("group_size", "bits"):
         if key not in main:
             raise refuse(path, "quantization", f"bad quantization: {key} is missing")
@@ -86,11 +86,11 @@ def read_quantization(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any
     for layer, entry in main.items():
         if layer in _OWN_KEYS or (layer in _FOREIGN_KEYS and isinstance(entry, str)):
             continue
-        field = f"quantization[{layer!r}]"
+        field = f"quantization[{quote(layer)}]"
         if isinstance(entry, dict):
             _scheme(path, field, entry)
         elif entry is not None and not isinstance(entry, bool):
-            reason = f"bad quantization: {_show(entry)}, an object, true or false expected"
+            reason = f"bad quantization: {show(entry)}, an object, true or false expected"
             raise refuse(path, field, reason)
     return main, note
 
@@ -116,7 +116,7 @@ def group_packed(
     if quantization is None:
         for stem in stems:
             if stored[f"{stem}.weight"].dtype == "U32" and not config.get("quantization_config"):
-                reason = f"missing, but {stem!r} is packed: add what it was quantized with"
+                reason = f"missing, but {quote(stem)} is packed: add what it was quantized with"
                 raise refuse(path, "quantization", reason)
         return dict(stored), []
     packed = {stem: _packed(path, config, quantization, stored, stem) for stem in stems}
@@ -148,12 +148,11 @@ def _packed(
         raise _blame(weight, "a nvfp4 weight with a global_scale is not supported")
     if len(weight.shape) < 2 or weight.shape[:-1] != scales.shape[:-1]:
         raise _blame(weight, f"shape {list(weight.shape)}, but its scales {list(scales.shape)}")
-    if floating and (
-        biases is None or (biases.dtype, biases.shape) != (scales.dtype, scales.shape)
-    ):
-        has = "none" if biases is None else f"{biases.dtype} {list(biases.shape)}"
-        reason = f"its scales are {scales.dtype} {list(scales.shape)}, its biases {has}"
-        raise _blame(weight, f"{reason}; affine weights need both alike")
+    kind = f"{scales.dtype} {list(scales.shape)}"
+    other = f"{biases.dtype} {list(biases.shape)}" if biases else "missing"
+    if floating and kind != other:
+        reason = f"scales {kind}, biases {other}; an affine weight needs both alike"
+        raise _blame(weight, reason)
     if not floating and biases is not None:
         raise _blame(weight, "has biases beside U8 scales; only affine weights have biases")
     scheme, said_by = _declared(path, quantization, stem, weight, scales)
@@ -165,14 +164,14 @@ def _packed(
         holds = f"{words} packed columns and {groups} scales ({scales.dtype}) a row"
         means = " or ".join(_describe(each) for each in fitting) or "nothing that MLX has"
         reason = f"conflict: {said_by} says {_describe(scheme)}, but {weight.file.name} holds"
-        raise refuse(path, f"layer {stem!r}", f"{reason} {holds}: {means}")
+        raise refuse(path, f"layer {quote(stem)}", f"{reason} {holds}: {means}")
     if hidden is not None and width != hidden:
         # 4 bits in groups of 64 look like 8 bits in groups of 32: only the width tells them apart.
         for each in fitting:
             if each.width(words, groups) == hidden:
                 reason = f"conflict: {said_by} says {_describe(scheme)}, so rows of {width}"
                 means = f"hidden_size {hidden} means {_describe(each)}"
-                raise refuse(path, f"layer {stem!r}", f"{reason}; {means}")
+                raise refuse(path, f"layer {quote(stem)}", f"{reason}; {means}")
     found = (weight, scales) if biases is None else (weight, scales, biases)
     return QuantizedTensor(weight.name, (*weight.shape[:-1], width), scheme.format, found)
 
@@ -193,12 +192,12 @@ def _declared(
             if len(only) == 1:
                 return only[0], "its scales"
         return top, "quantization"
-    field, entry = f"quantization[{stem!r}]", quantization[stem]
+    field, entry = f"quantization[{quote(stem)}]", quantization[stem]
     if isinstance(entry, dict):
         return _scheme(path, field, entry), field
     if entry is True:
         return top, field
-    reason = f"conflict: {_show(entry)} (not quantized), but {weight.file.name} holds it packed"
+    reason = f"conflict: {show(entry)} (not quantized), but {weight.file.name} holds it packed"
     raise refuse(path, field, reason)
 
 
@@ -206,12 +205,12 @@ def _scheme(path: Path, field: str, entry: dict[str, Any]) -> _Scheme:
     """An entry's scheme, with MLX's defaults for what it does not say."""
     mode = entry.get("mode", "affine")
     if not isinstance(mode, str) or mode not in _DEFAULTS:
-        reason = f"bad quantization: mode {_show(mode)}, one of {', '.join(_DEFAULTS)} expected"
+        reason = f"bad quantization: mode {show(mode)}, one of {', '.join(_DEFAULTS)} expected"
         raise refuse(path, field, reason)
     for key, value in entry.items():
         known = key in _OWN_KEYS or (key in _ENTRY_FLAGS and isinstance(value, bool))
         if not known:
-            raise refuse(path, field, f"bad quantization: unknown {key!r}: {_show(value)}")
+            raise refuse(path, field, f"bad quantization: unknown {quote(key)}: {show(value)}")
     group_size, bits = (
         entry.get(key, default)
         for key, default in zip(("group_size", "bits"), _DEFAULTS[mode], strict=True)
@@ -220,7 +219,7 @@ def _scheme(path: Path, field: str, entry: dict[str, Any]) -> _Scheme:
     for key, value, allowed in (("bits", bits, widths), ("group_size", group_size, groups)):
         if type(value) is not int or value not in allowed:
             choices = " ".join(map(str, allowed))
-            reason = f"bad quantization: {key} {_show(value)}, {mode} has {choices}"
+            reason = f"bad quantization: {key} {show(value)}, {mode} has {choices}"
             raise refuse(path, field, reason)
     return _Scheme(group_size, bits, mode)
 
@@ -251,19 +250,17 @@ def _check_entries(
     for layer, entry in quantization.items():
         if layer in _OWN_KEYS or layer in _FOREIGN_KEYS or layer in packed:
             continue
-        field = f"quantization[{layer!r}]"
+        field = f"quantization[{quote(layer)}]"
         if entry is None or entry is False:
             if layer not in layers:
-                notes.append(
-                    f"config.json: {field} is {_show(entry)} for a layer that is not there"
-                )
+                notes.append(f"config.json: {field} is {show(entry)} for a layer that is not there")
             continue
         if layer not in layers:
-            reason = f"conflict: {_show(entry)}, but the weights hold no such layer"
+            reason = f"conflict: {show(entry)}, but the weights hold no such layer"
             raise refuse(path, field, reason)
         weight = stored.get(f"{layer}.weight")
         holds = f"{weight.dtype} {list(weight.shape)}, not packed" if weight else "no weight"
-        raise refuse(path, field, f"conflict: {_show(entry)}, but the layer holds {holds}")
+        raise refuse(path, field, f"conflict: {show(entry)}, but the layer holds {holds}")
     if not packed:
         notes.append("config.json: quantization is given, but no weight is packed")
     return notes
@@ -280,14 +277,8 @@ def _describe(scheme: _Scheme) -> str:
 
 
 def _blame(tensor: StoredTensor, reason: str) -> FileFormatError:
-    return FileFormatError(tensor.file, f"tensor {tensor.name!r}", reason)
+    return FileFormatError(tensor.file, f"tensor {quote(tensor.name)}", reason)
 
 
 def _entry(quantization: dict[str, Any], key: str) -> Any:
     return quantization.get(key, "nothing")
-
-
-def _show(value: Any) -> str:
-    """A JSON value as JSON, bounded."""
-    text = json.dumps(value)
-    return text if len(text) <= 120 else text[:119] + "…"
