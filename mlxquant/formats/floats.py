@@ -9,8 +9,8 @@
     E8M0           0       8         0      2^(e-127)                   2^128 → ∞   2^-127
 
 The top bit is the sign, the lowest the last of the fraction. E4M3, E2M1 and E8M0 are the 8-, 4- and
-8-bit types of the OCP Microscaling specification (v1.0), read as MLX reads them: there is no NaN.
-E4M3's 0x7F, elsewhere NaN, is 480, and E8M0's 0xFF, elsewhere NaN, is 2^128, infinite in F32.
+8-bit types of the OCP Microscaling specification (v1.0). E4M3 has no infinity, and 0x7F and 0xFF
+are NaN; E2M1 has neither. E8M0's 0xFF, NaN in the specification, is 2^128 to MLX: infinite in F32.
 
 BF16 travels as uint16, since NumPy has no such type.
 """
@@ -45,9 +45,6 @@ Bytes = NDArray[np.uint8]
 
 #: the element types of weights, of scales and of the arithmetic of MLX
 FLOATS = ("BF16", "F16", "F32")
-
-_MAGNITUDE = np.uint32(0x7FFFFFFF)
-_INFINITY = np.uint32(0x7F800000)
 
 
 def check_dtype(dtype: str) -> None:
@@ -147,7 +144,7 @@ def e8m0_to_f32(codes: Array) -> Float32:
 
 
 def e4m3_to_f32(codes: Array) -> Float32:
-    """uint8 [...] → float32 [...]."""
+    """uint8 [...] → float32 [...]; 0x7F and 0xFF are NaN."""
     return _E4M3.take(codes)
 
 
@@ -207,7 +204,7 @@ def f32_to_e2m1(values: Array) -> Bytes:
 
 
 def _minifloat(exponent_bits: int, fraction_bits: int, bias: int) -> Float32:
-    """Every value of a signed float type without NaN or infinity, by code; exact in float32."""
+    """Every value of a signed float type, by code, as if all were finite; exact in float32."""
     codes = np.arange(1 << (1 + exponent_bits + fraction_bits))
     fraction = codes & ((1 << fraction_bits) - 1)
     exponent = (codes >> fraction_bits) & ((1 << exponent_bits) - 1)
@@ -229,5 +226,5 @@ def _frozen(table: Any) -> Float32:
 
 
 _E2M1 = _frozen(_minifloat(2, 1, bias=1))
-_E4M3 = _frozen(_minifloat(4, 3, bias=7))
+_E4M3 = _frozen(np.where(np.arange(256) & 0x7F == 0x7F, np.nan, _minifloat(4, 3, bias=7)))
 _E8M0 = _frozen(_powers_of_two())

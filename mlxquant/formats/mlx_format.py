@@ -134,6 +134,9 @@ def microscale(groups: Float32, top: float, dtype: str) -> tuple[Float32, Bytes]
         2^e ≥ s                 the smallest such e; 0 where s is 0
         x = w / 2^e             scale byte e + 127
 
+    Older versions of MLX (0.32.2 is one) took the power of two nearest to s and cut what exceeded
+    the largest element; their bytes differ in about half of all groups.
+
     A group of weights so small that e < -127 has no scale byte: e + 127 wraps around, as in
     mx.quantize on x86 (its conversion is undefined in C++), and such a group decodes to nonsense.
     It takes a largest weight that is not 0 and at most 2^-128 · top, some 10^-38.

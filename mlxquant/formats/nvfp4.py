@@ -12,7 +12,8 @@
 
 Both quotients are rounded to T. Ties go to the smaller magnitude, and what rounds to zero loses its
 sign. E4M3 reaches from 2^-9 to 448, so a group whose largest weight is at most 6·2^-10 = 0.0059 is
-stored as zeros, and one that goes beyond 2688 is cut there.
+stored as zeros, and one that goes beyond 2688 is cut there. (Beyond 448 · 2^27 weights come back as
+zeros, as from mx.quantize: see _recode_huge.)
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ _EXACT = 2.0**24
 
 def _recode_huge(scaled: Float32, codes: Bytes) -> None:
     """Correct, in place, the codes of values so large that float32 cannot tell their distances to
-    the levels apart. MLX takes the first of equal distances: from 2^27 on that is 0, not ±6."""
+    the levels apart. MLX takes the first of equal distances: beyond 2^27 that is 0, not ±6."""
     huge = np.abs(scaled) >= _EXACT
     levels = e2m1_to_f32(np.arange(16, dtype=np.uint8))
     distance = np.abs(scaled[huge][:, None] - levels)
