@@ -1,8 +1,8 @@
 """The main line: load, quantize, save. Small enough to read in one breath.
 
-    open_checkpoint   a folder, a hub id or nothing (the bundled model) → a lazy Checkpoint
-    quantize          Checkpoint → plan → streamed MLX folder
-    load              a model folder → (model, tokenizer), what mlx_lm.generate takes
+open_checkpoint   a folder, a hub id or nothing (the bundled model) → a lazy Checkpoint
+quantize          Checkpoint → plan → streamed MLX folder
+load              a model folder → (model, tokenizer), what mlx_lm.generate takes
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def quantize(
     source = resolve_model(checkpoint)
     plan = make_plan(source, request)
     if dry_run or output is None:
-        return Result(plan, lay_out(plan, source), checkpoint.nbytes)
+        return Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
     return save_folder(
         plan,
         source,

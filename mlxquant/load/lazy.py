@@ -22,7 +22,7 @@ import numpy as np
 from ..formats.base import Array
 from .checkpoint import StoredTensor, carrier_of
 
-__all__ = ["ITEMSIZE", "Node", "Region", "full", "leaf", "rows_region"]
+__all__ = ["Node", "Region", "cover", "leaf", "region_of_flat"]
 
 Region = tuple[range, ...]
 
@@ -80,16 +80,6 @@ def leaf(tensor: StoredTensor) -> Node:
     return Node(tensor.shape, tensor.dtype, compute, "Load", (str(tensor.file), tensor.start))
 
 
-def full(shape: tuple[int, ...]) -> Region:
-    """The region that is the whole array."""
-    return tuple(range(n) for n in shape)
-
-
-def rows_region(shape: tuple[int, ...], begin: int, end: int) -> Region:
-    """The smallest region that holds the flattened rows [begin, end)."""
-    return cover(shape, begin * shape[-1], end * shape[-1])[0]
-
-
 def cover(shape: tuple[int, ...], begin: int, end: int) -> tuple[Region, int]:
     """The smallest row-major contiguous region that holds the flat elements [begin, end).
 
@@ -142,11 +132,3 @@ def region_of_flat(
         data = data.reshape(part[-1] + 1 - part[0], *inner_shape)
         result[at : at + len(part)] = data[(slice(None, None, first.step), *picks)]
     return result.reshape([len(r) for r in region])
-
-
-ITEMSIZE = {
-    name: carrier_of(name).itemsize
-    for name in (
-        "BOOL U8 I8 F8_E4M3 F8_E5M2 F8_E8M0 U16 I16 F16 BF16 U32 I32 F32 U64 I64 F64 C64".split()
-    )
-}

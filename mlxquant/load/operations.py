@@ -76,7 +76,9 @@ def mx_dtype_name(dtype: Any) -> str:
     return MX_DTYPES[str(dtype).rsplit(".", 1)[-1]]
 
 
-def apply(name: str, arguments: Sequence[Any], inputs: list[Node], outputs: list[Spec]) -> list[Node]:
+def apply(
+    name: str, arguments: Sequence[Any], inputs: list[Node], outputs: list[Spec]
+) -> list[Node]:
     """The nodes that a primitive makes from its inputs.
 
     Raises:
@@ -84,8 +86,8 @@ def apply(name: str, arguments: Sequence[Any], inputs: list[Node], outputs: list
     """
     origin = inputs[0].origin if inputs else ("", 0)
     if name == "Split":
-        pieces = _split(arguments, inputs[0], outputs)
-        return [Node(s, d, compute, name, origin) for (s, d), compute in zip(outputs, pieces)]
+        pieces = zip(outputs, _split(arguments, inputs[0], outputs), strict=True)
+        return [Node(shape, dtype, compute, name, origin) for (shape, dtype), compute in pieces]
     rule = _RULES.get(name)
     if rule is None or len(outputs) != 1:
         raise Untraceable(name)
@@ -229,19 +231,30 @@ def _pad(arguments: Sequence[Any], inputs: list[Node], shape: Any, dtype: str) -
 
 
 def _gather(arguments: Sequence[Any], inputs: list[Node], shape: Any, dtype: str) -> Compute:
-    """A look-up in a small one-dimensional table, as `from_fp8` is traced."""
-    if len(inputs) != 2 or len(inputs[0].shape) != 1 or list(arguments[0]) != [0]:
+    """`x[3]`, or a look-up in a small one-dimensional table, as `from_fp8` is traced."""
+    x, index = inputs[0], inputs[-1]
+    axes, sizes = list(arguments[0]), tuple(arguments[1])
+    if len(inputs) != 2 or len(axes) != 1:
         raise Untraceable("Gather")
-    table, index = inputs
-    if table.shape[0] > 65536 or tuple(arguments[1]) != (1,):
+    if index.label == "Constant" and index.shape == ():
+        start = int(index.compute(())) % x.shape[axes[0]]
+
+        def one(region: Region) -> Array:
+            wanted = list(region)
+            wanted[axes[0]] = range(start, start + 1)
+            return x.compute(tuple(wanted))
+
+        if sizes[axes[0]] == 1:
+            return one
+    if len(x.shape) != 1 or x.size > 65536 or sizes != (1,):
         raise Untraceable("Gather")
 
-    def compute(region: Region) -> Array:
-        values = table.compute((range(table.shape[0]),))
-        picked = values[index.compute(region[:-1]).astype(np.int64)]
+    def look_up(region: Region) -> Array:
+        table = x.compute((range(x.size),))
+        picked = table[index.compute(region[:-1]).astype(np.int64)]
         return picked.reshape(_lengths(region))
 
-    return compute
+    return look_up
 
 
 def _elementwise(function: str) -> Callable[..., Compute]:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -80,7 +80,7 @@ def _traced(
     order = {name: i for i, name in enumerate(stored)}
     placeholders = {name: mx.zeros(t.shape, dtype=LOADED[t.dtype]) for name, t in stored.items()}
     with _exportable():
-        mx.export_function(records.append, function, **placeholders)
+        mx.export_function(records.append, function, **placeholders)  # type: ignore[arg-type]
 
     nodes: dict[str, Node] = {}
     failed: set[str] = set()
@@ -128,9 +128,7 @@ def _as_loaded(tensor: StoredTensor) -> StoredTensor:
     """MLX loads the 8-bit floats as their bytes."""
     if not tensor.dtype.startswith("F8"):
         return tensor
-    return StoredTensor(
-        tensor.name, "U8", tensor.shape, tensor.file, tensor.start, tensor.stop
-    )
+    return StoredTensor(tensor.name, "U8", tensor.shape, tensor.file, tensor.start, tensor.stop)
 
 
 @contextmanager
@@ -168,7 +166,7 @@ class _WholeTensors:
         loaded: dict[str, Any] = {}
         for name, tensor in self._stored.items():
             if tensor.file not in files:
-                files[tensor.file] = mx.load(str(tensor.file))
+                files[tensor.file] = cast(dict[str, Any], mx.load(str(tensor.file)))
             loaded[name] = files[tensor.file][name]
         return loaded
 

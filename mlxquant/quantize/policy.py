@@ -385,11 +385,7 @@ class _Recipe:
         parts = path.split(".")
         layer = int(parts[self._at]) if len(parts) > self._at and parts[self._at].isdigit() else 0
         eighth = self._layers // 8
-        more = (
-            layer < eighth
-            or layer >= 7 * self._layers // 8
-            or (layer - eighth) % 3 == 2
-        )
+        more = layer < eighth or layer >= 7 * self._layers // 8 or (layer - eighth) % 3 == 2
         value = any(name in path for name in ("v_proj", "v_a_proj", "v_b_proj"))
         if "lm_head" in path or (more and (value or "down_proj" in path)):
             return self._high

@@ -6,7 +6,7 @@ rearranges, cast, and decoded where the source is quantized. `encode_rows` gives
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["check_finite", "encode_rows", "float_rows", "stored_rows"]
 
-#: carrier → (unsigned view, mask of sign off, smallest non-finite pattern)
-_NON_FINITE = {
-    "F16": (np.uint16, 0x7FFF, 0x7C00),
-    "BF16": (np.uint16, 0x7FFF, 0x7F80),
-    "F32": (np.uint32, 0x7FFFFFFF, 0x7F800000),
+#: element type → (signed carrier, bits of infinity)
+_INFINITY: dict[str, tuple[np.dtype[Any], int]] = {
+    "F16": (np.dtype("<i2"), 0x7C00),
+    "BF16": (np.dtype("<i2"), 0x7F80),
+    "F32": (np.dtype("<i4"), 0x7F800000),
 }
 
 #: formats that MLX's CPU code encodes faster than NumPy does; both give the same bits
@@ -50,7 +50,7 @@ def float_rows(source: SourceModel, item: Item, begin: int, end: int) -> Array:
     for part in fmt.parts:
         node = source.parameters[f"{item.module}.{part.suffix}"]
         carrier = node.rows(begin, end)
-        if node.dtype in _NON_FINITE:
+        if node.dtype in _INFINITY:
             carrier = cast(carrier, node.dtype, item.dtype)
             parts.append(to_mx(carrier, item.dtype))
         else:
@@ -63,7 +63,11 @@ def float_rows(source: SourceModel, item: Item, begin: int, end: int) -> Array:
 
 
 def stored_rows(source: SourceModel, name: str, dtype: str, begin: int, end: int) -> Array:
-    """Elements [begin, end) of a parameter in row-major order, cast; refused if a cast overflows."""
+    """Elements [begin, end) of a parameter in row-major order, cast.
+
+    Raises:
+        ModelError: a finite value is out of the new type's range.
+    """
     node = source.parameters[name]
     values = node.flat(begin, end)
     if node.dtype == dtype:
@@ -97,7 +101,7 @@ def encode_rows(target: Format, rows: Array, dtype: str) -> tuple[Array, ...]:
     else:
         parts = target.encode(to_float32(rows, dtype))
     for part, array in zip(target.parts, parts, strict=True):
-        if part.dtype in _NON_FINITE and _is_non_finite(array, part.dtype):
+        if part.dtype in _INFINITY and _is_non_finite(array, part.dtype):
             check_finite(array, part.dtype)
     return parts
 
@@ -106,15 +110,19 @@ def check_finite(rows: Array, dtype: str) -> None:
     """Raises NonFiniteError, naming the first place, if a value is NaN or infinite."""
     if not _is_non_finite(rows, dtype):
         return
-    view, mask, limit = _NON_FINITE[dtype]
-    bad = (rows.view(view) & view(mask)) >= limit
+    signed, infinity = _INFINITY[dtype]
+    bad = (rows.view(signed) & np.iinfo(signed).max) >= infinity
     row, column = (int(i) for i in np.argwhere(bad)[0])
     value = float(to_float32(rows[row : row + 1, column], dtype)[0])
     raise NonFiniteError(row, column, value, int(bad.sum()))
 
 
 def _is_non_finite(values: Array, dtype: str) -> bool:
-    if dtype not in _NON_FINITE or not values.size:
+    if dtype not in _INFINITY or not values.size:
         return False
-    view, mask, limit = _NON_FINITE[dtype]
-    return bool((values.view(view) & view(mask)).max() >= limit)
+    # The bits of a non-finite value, its sign aside, are those of infinity or above: the largest
+    # of the array as a signed integer if it is positive, as an unsigned one if it is negative.
+    signed, infinity = _INFINITY[dtype]
+    unsigned = np.dtype(signed.str.replace("i", "u"))
+    negative = infinity + (1 << (8 * signed.itemsize - 1))
+    return bool(values.view(signed).max() >= infinity or values.view(unsigned).max() >= negative)

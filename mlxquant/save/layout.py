@@ -88,7 +88,7 @@ class Layout:
         return sum(shard.size for shard in self.shards)
 
 
-def lay_out(plan: Plan, source: SourceModel, shard_bytes: int = SHARD_BYTES) -> Layout:
+def lay_out(plan: Plan, source: SourceModel) -> Layout:
     """Give every array its place and cut the work into units."""
     arrays: list[tuple[str, str, tuple[int, ...]]] = []
     of_item: list[range] = []
@@ -101,7 +101,7 @@ def lay_out(plan: Plan, source: SourceModel, shard_bytes: int = SHARD_BYTES) -> 
     filled = 0
     for index, (_, dtype, shape) in enumerate(arrays):
         nbytes = math.prod(shape) * carrier_of(dtype).itemsize
-        if not groups or (filled and filled + nbytes > shard_bytes):
+        if not groups or (filled and filled + nbytes > SHARD_BYTES):
             groups.append([])
             filled = 0
         groups[-1].append(index)

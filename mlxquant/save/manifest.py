@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from ..models.mlx_lm import SourceModel
     from ..quantize.policy import Plan
 
-__all__ = ["MANIFEST", "SCHEMA", "describe_request", "file_hash", "manifest", "versions"]
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "describe_items",
+    "describe_request",
+    "file_hash",
+    "manifest",
+    "versions",
+]
 
 MANIFEST = "mlxquant.json"
 SCHEMA = 1
@@ -41,21 +49,29 @@ def manifest(
             "sha256": dict(sorted(source_hashes.items())),
         },
         "request": describe_request(plan),
-        "plan": [
-            {
-                "name": item.name,
-                "shape": list(item.shape),
-                "source": item.source,
-                "format": item.target.name if item.target else item.kept_format,
-                **({"dtype": item.dtype.lower()} if item.target else {}),
-                **({"reason": item.reason} if item.reason else {}),
-            }
-            for item in plan.items
-        ],
+        "plan": "@plan",
         "versions": versions(),
         "files": dict(sorted(files.items())),
     }
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    # a line a tensor
+    lines = ",\n".join("  " + json.dumps(entry) for entry in describe_items(plan))
+    text = json.dumps(content, indent=1).replace('"@plan"', f"[\n{lines}\n ]", 1)
+    return (text + "\n").encode()
+
+
+def describe_items(plan: Plan) -> list[dict[str, Any]]:
+    """Every tensor's formats, before and after, as plain data."""
+    return [
+        {
+            "name": item.name,
+            "shape": list(item.shape),
+            "source": item.source,
+            "format": item.target.name if item.target else item.kept_format,
+            **({"dtype": item.dtype.lower()} if item.target else {}),
+            **({"reason": item.reason} if item.reason else {}),
+        }
+        for item in plan.items
+    ]
 
 
 def describe_request(plan: Plan) -> dict[str, Any]:

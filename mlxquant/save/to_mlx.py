@@ -20,7 +20,14 @@ from ..errors import ModelError, OutputError, RequestError, WriteError
 from ..files.atomic import sync_folder, write_file
 from .journal import Journal
 from .layout import Layout, lay_out
-from .manifest import MANIFEST, describe_request, file_hash, manifest, versions
+from .manifest import (
+    MANIFEST,
+    describe_items,
+    describe_request,
+    file_hash,
+    manifest,
+    versions,
+)
 
 if TYPE_CHECKING:
     from ..models.mlx_lm import SourceModel
@@ -38,6 +45,7 @@ class Result:
     Attributes:
         plan, layout: every tensor and every byte range.
         source_bytes, output_bytes: of the weights.
+        notes: what was noticed about the source, a line each.
         output: the folder; None for a dry run.
         files: `{bytes, sha256}` of every file by relative name; empty for a dry run.
     """
@@ -45,6 +53,7 @@ class Result:
     plan: Plan
     layout: Layout
     source_bytes: int
+    notes: tuple[str, ...] = ()
     output: Path | None = None
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -57,6 +66,22 @@ class Result:
     def bpw(self) -> float:
         """Bits per weight over the whole model."""
         return 8 * self.output_bytes / max(1, self.layout.parameters)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for `--json`."""
+        parameters = max(1, self.layout.parameters)
+        return {
+            "output": None if self.output is None else str(self.output),
+            "parameters": self.layout.parameters,
+            "source_bytes": self.source_bytes,
+            "output_bytes": self.output_bytes,
+            "source_bits_per_weight": 8 * self.source_bytes / parameters,
+            "bits_per_weight": self.bpw,
+            "request": describe_request(self.plan),
+            "plan": describe_items(self.plan),
+            "notes": list(self.notes),
+            "files": self.files,
+        }
 
 
 def partial_of(output: Path) -> Path:
@@ -141,7 +166,8 @@ def save_folder(
     finally:
         journal.close()
     _publish(partial, final)
-    return Result(plan, layout, source.checkpoint.nbytes, final, files)
+    checkpoint = source.checkpoint
+    return Result(plan, layout, checkpoint.nbytes, checkpoint.notes, final, files)
 
 
 def _write(
@@ -185,9 +211,7 @@ def _write(
     return files
 
 
-def _write_small_files(
-    plan: Plan, source: SourceModel, layout: Layout, partial: Path
-) -> list[str]:
+def _write_small_files(plan: Plan, source: SourceModel, layout: Layout, partial: Path) -> list[str]:
     """config.json, the index, the tokenizer's and other files as they were; returns their names."""
     from mlx_lm.utils import save_config
 

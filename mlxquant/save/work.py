@@ -200,7 +200,7 @@ class Work:
                     step = (place.stop - place.start) // self._length(unit, output)
                     write_at(
                         self._handles[place.shard],
-                        memoryview(np.ascontiguousarray(array)).cast("B"),
+                        np.ascontiguousarray(array).view(np.uint8).data.cast("B"),
                         place.start + unit.begin * step,
                     )
                 with self._changed:
@@ -233,10 +233,10 @@ class Work:
             return encode_rows(item.target, rows, item.dtype)
         except NonFiniteError as problem:
             raise ModelError(
-                f"{self._source.checkpoint.path}: tensor {one_line(item.name, 80)!r}: {problem.value} "
-                f"at row {unit.begin + problem.row}, column {problem.column}: {item.target.name} "
-                "cannot hold it (`mlxquant inspect --verify` lists every such weight; "
-                f"--tensor '{item.module}=keep' leaves this one as it is)"
+                f"{self._source.checkpoint.path}: tensor {one_line(item.name, 80)!r}: "
+                f"{problem.value} at row {unit.begin + problem.row}, column {problem.column}: "
+                f"{item.target.name} cannot hold it (`mlxquant inspect --verify` lists every "
+                f"such weight; --tensor '{item.module}=keep' leaves this one as it is)"
             ) from problem
 
     def _hash_sources(self, sources: Sequence[Path]) -> None:

@@ -1,0 +1,155 @@
+"""`mlxquant quantize`: a model folder or hub id becomes a smaller MLX folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+__all__ = ["command"]
+
+# Written out, so that `--help` need not import the quantizers; a test compares them.
+MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
+RECIPES = ("mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6")
+DTYPES = ("float16", "bfloat16", "float32")
+METHODS = ("rtn",)
+
+
+def _overrides(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    """`GLOB=FORMAT` pairs."""
+    pairs = []
+    for text in value:
+        glob, equals, spec = text.rpartition("=")
+        if not equals or not glob or not spec:
+            raise click.BadParameter(f"{text!r} is not GLOB=FORMAT, e.g. 'model.layers.0.*=8'")
+        pairs.append((glob, spec))
+    return tuple(pairs)
+
+
+@click.command("quantize", short_help="Make a model small.")
+@click.argument("model", required=False)
+@click.option("--hf-path", "--model", "model_option", metavar="MODEL", help="The same as MODEL.")
+@click.option(
+    "-o",
+    "--output",
+    "--mlx-path",
+    metavar="OUT",
+    help="Folder to write; named after the model and the format if left out.",
+)
+@click.option("--bits", "--q-bits", type=int, help="1 2 3 4 5 6 8; 4 if left out.")
+@click.option(
+    "--group-size", "--q-group-size", type=int, help="Weights that share a scale: 32 64 128."
+)
+@click.option("--mode", "--q-mode", type=click.Choice(MODES), default="affine", show_default=True)
+@click.option(
+    "--recipe",
+    "--quant-predicate",
+    type=click.Choice(RECIPES),
+    help="Two widths, the wider for the tensors that need it.",
+)
+@click.option(
+    "--tensor",
+    "tensors",
+    multiple=True,
+    metavar="GLOB=FORMAT",
+    callback=_overrides,
+    help="Format of the modules that match: bits, a format's name (mxfp8, affine4-g32) or keep. "
+    "May be repeated; the last match wins.",
+)
+@click.option("--embed-bits", type=int, help="Bits of the embedding.")
+@click.option("--head-bits", type=int, help="Bits of the output head.")
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="rtn",
+    show_default=True,
+    help="How codes are chosen; rtn is plain rounding.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    help="Type of scales and of what stays unquantized; the config's if left out.",
+)
+@click.option("-d", "--dequantize", is_flag=True, help="Write a quantized model back as floats.")
+@click.option("--requantize", is_flag=True, help="Allow a source that is quantized already.")
+@click.option("-q", "--quantize", "_quantize", is_flag=True, hidden=True)
+@click.option("--dry-run", is_flag=True, help="Show what each tensor would get; write nothing.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists, or start over.")
+@click.option("--resume", is_flag=True, help="Finish an interrupted run: the same bytes.")
+@click.option("--threads", type=click.IntRange(1), help="Worker threads; one a core if left out.")
+@click.option("--revision", help="Branch, tag or commit on the hub.")
+@click.option("--trust-remote-code", is_flag=True, help="Accept a model folder with Python code.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    model: str | None,
+    model_option: str | None,
+    output: str | None,
+    as_json: bool,
+    _quantize: bool,
+    dry_run: bool,
+    force: bool,
+    resume: bool,
+    threads: int | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    **options: Any,
+) -> None:
+    """Quantize MODEL, a folder or a hub id, into a folder that mlx-lm opens.
+
+    \b
+    mlxquant quantize                                   the bundled model, 4 bits
+    mlxquant quantize org/model -o small --bits 4
+    mlxquant quantize folder --mode mxfp4 --head-bits 8
+    mlxquant quantize folder --bits 3 --tensor 'model.layers.0.*=8'
+    """
+    if model and model_option:
+        raise click.UsageError("MODEL is given twice")
+    model = model or model_option
+    from ..pipeline import quantize
+    from ..quantize.policy import Request
+    from ._tables import ByteProgress, show_plan, summary
+
+    request = Request(**options)
+    output = output or default_output(model, request)
+    with ByteProgress("quantizing", enabled=not dry_run) as progress:
+        try:
+            result = quantize(
+                model,
+                output,
+                request,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                dry_run=dry_run,
+                force=force,
+                resume=resume,
+                threads=threads,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            progress.close()
+            click.echo(f"{output}.partial keeps what is done: --resume finishes it", err=True)
+            raise
+    if as_json:
+        json.dump(result.to_json(), sys.stdout, indent=1)
+        click.echo()
+        return
+    if dry_run:
+        show_plan(result.plan)
+    summary(result)
+
+
+def default_output(model: str | None, request: Any) -> str:
+    """`<model>-4bit` and the like, in the working folder."""
+    from pathlib import Path
+
+    name = Path(model).resolve().name if model else "books-7m"
+    if request.dequantize:
+        return f"{name}-dequantized"
+    if request.recipe:
+        return f"{name}-{request.recipe}"
+    kind = request.mode if request.mode != "affine" else f"{request.default.bits}bit"
+    return f"{name}-{kind}"
