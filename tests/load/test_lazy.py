@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxquant.files.safetensors import read_header
+from mlxquant.load import lazy
 from mlxquant.load.checkpoint import StoredTensor
 from mlxquant.load.operations import from_mx
 from mlxquant.models.trace import sanitized
@@ -203,7 +204,7 @@ def test_a_strided_read_is_done_in_blocks(
     stored: dict[str, StoredTensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A column range of a transposed tensor never holds more than a block of it."""
-    monkeypatch.setattr("mlxquant.load.lazy.BLOCK_BYTES", 100)
+    monkeypatch.setattr(lazy, "BLOCK_BYTES", 100)
     case = CASES["transpose"]
     node = sanitized(stored, lambda weights: {"result": case(weights)})["result"]
     sizes: list[int] = []
