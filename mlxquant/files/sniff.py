@@ -61,7 +61,7 @@ def sniff(prefix: bytes) -> str | None:
         return "an HTML page (a login or an error page?): download the file itself"
     if text.startswith(b"<?xml"):
         return "an XML document (an error page?): download the file itself"
-    if not any(prefix):
+    if len(prefix) >= 16 and not any(prefix):
         return "zero bytes from its start (an unfinished download?): download it again"
     return None
 
