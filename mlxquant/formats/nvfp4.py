@@ -85,7 +85,7 @@ class Nvfp4(MlxFormat):
         largest = largest_of(groups)
         scales = f32_to_e4m3(round_to(largest / np.float32(6), self.dtype))
         divisor = e4m3_to_f32(scales)
-        divisor[scales == 0] = np.inf
+        divisor[scales == 0] = 1  # such weights are far below the first level
         scaled = round_to(groups / divisor[:, :, None], self.dtype)
         codes = f32_to_e2m1(scaled)
         if float(largest.max(initial=0)) >= 448 * _EXACT:

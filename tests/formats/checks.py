@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from formats.golden import same_bits
@@ -20,9 +22,11 @@ LARGEST = {"F32": 3.4028235e38, "F16": 65504.0, "BF16": 3.3895314e38}
 
 
 def matches_mlx(fmt: MlxFormat, rows: np.ndarray, what: str = "") -> None:
-    """encode's bytes are mx.quantize's, and decode's of them mx.dequantize's."""
-    before = rows.copy()
-    ours, theirs = fmt.encode(rows), quantize(fmt, rows)
+    """encode's bytes are mx.quantize's, and decode's of them mx.dequantize's; NumPy warns of
+    nothing on the way."""
+    before, theirs = rows.copy(), quantize(fmt, rows)
+    with warnings.catch_warnings(action="error"):
+        ours = fmt.encode(rows)
     for part, mine, reference in zip(fmt.parts, ours, theirs, strict=True):
         same_bits(mine, reference, f"{fmt} {what} {part.suffix}")
         assert mine.dtype == STORAGE[part.dtype]
@@ -33,8 +37,9 @@ def matches_mlx(fmt: MlxFormat, rows: np.ndarray, what: str = "") -> None:
 
 
 def decodes_like_mlx(fmt: MlxFormat, wire: tuple[np.ndarray, ...], what: str = "") -> None:
-    """decode's values are mx.dequantize's."""
-    ours = fmt.decode(wire)
+    """decode's values are mx.dequantize's; NumPy warns of nothing on the way."""
+    with warnings.catch_warnings(action="error"):
+        ours = fmt.decode(wire)
     assert ours.dtype == np.float32
     same_bits(ours, dequantize(fmt, wire), f"{fmt} {what} decoded")
 
