@@ -28,6 +28,7 @@ _DEFAULTS = {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16
 _AFFINE_BITS = (1, 2, 3, 4, 5, 6, 8)
 _AFFINE_GROUPS = (32, 64, 128)
 
+_FIELD = "quantization"  # of config.json
 _OWN_KEYS = ("group_size", "bits", "mode")
 #: what other writers leave beside MLX's keys, and mlx-lm does not look at
 _FOREIGN_KEYS = ("quant_method", "linear_class", "quantization_mode")
@@ -82,7 +83,7 @@ def read_quantization(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any
     for key in ("group_size", "bits"):
         if key not in main:
             raise refuse(path, "quantization", f"bad quantization: {key} is missing")
-    _scheme(path, "quantization", {key: main[key] for key in _OWN_KEYS if key in main})
+    _scheme(path, _FIELD, {key: main[key] for key in _OWN_KEYS if key in main})
     for layer, entry in main.items():
         if layer in _OWN_KEYS or (layer in _FOREIGN_KEYS and isinstance(entry, str)):
             continue
@@ -184,7 +185,7 @@ def _declared(
     scales: StoredTensor,
 ) -> tuple[_Scheme, str]:
     """What a layer's packing is declared to be, and what declares it."""
-    top = _scheme(path, "quantization", {k: v for k, v in quantization.items() if k in _OWN_KEYS})
+    top = _scheme(path, _FIELD, {k: v for k, v in quantization.items() if k in _OWN_KEYS})
     if stem not in quantization:
         # U8 scales beside an affine top level: their number alone tells which mode they are of.
         if scales.dtype == "U8" and top.mode == "affine":
@@ -211,8 +212,10 @@ def _scheme(path: Path, field: str, entry: dict[str, Any]) -> _Scheme:
         known = key in _OWN_KEYS or (key in _ENTRY_FLAGS and isinstance(value, bool))
         if not known:
             raise refuse(path, field, f"bad quantization: unknown {quote(key)}: {show(value)}")
+    # mlx_lm.convert writes null into a layer's entry where it was asked for the default.
+    given = {key: value for key, value in entry.items() if value is not None or field == _FIELD}
     group_size, bits = (
-        entry.get(key, default)
+        given.get(key, default)
         for key, default in zip(("group_size", "bits"), _DEFAULTS[mode], strict=True)
     )
     groups, widths = (_AFFINE_GROUPS, _AFFINE_BITS) if mode == "affine" else _only(mode)
