@@ -7,6 +7,7 @@ what mlx-lm still cannot build becomes one clear line.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,9 @@ from ..load.checkpoint import Checkpoint
 from .stops import stop_ids
 
 __all__ = ["context_length", "load", "load_checkpoint"]
+
+NO_MODEL = "mlx-lm cannot build this model"
+NO_TOKENIZER = "its tokenizer cannot be loaded"
 
 
 def load(
@@ -65,12 +69,12 @@ def load_checkpoint(checkpoint: Checkpoint, *, lazy: bool = False) -> tuple[Any,
     # What mlx-lm prints, it prints on standard output, where only results belong.
     with (
         redirect_stdout(sys.stderr),
-        _refusals(checkpoint, "mlx-lm cannot build this model"),
+        _refusals(checkpoint, NO_MODEL),
         _only(checkpoint) as folder,
     ):
         model, config = load_model(folder, lazy=lazy, trust_remote_code=trust)
     eos = config.get("eos_token_id")
-    with _refusals(checkpoint, "its tokenizer cannot be loaded"):
+    with _refusals(checkpoint, NO_TOKENIZER):
         tokenizer = load_tokenizer(
             checkpoint.path,
             {"trust_remote_code": trust, "local_files_only": True},
@@ -164,6 +168,16 @@ def _explain(checkpoint: Checkpoint, what: str, problem: BaseException) -> str:
             f"{checkpoint.path}: mlx-lm {version('mlx-lm')} does not know the architecture "
             f"{kind!r}; a newer one may: pip install -U mlx-lm"
         )
-    if isinstance(problem, (AttributeError, KeyError, TypeError)) or not said:
+    if lists := re.match(r"(Missing|Received) (\d+) parameters[^:]*:\W*(.*)", said):
+        lacking, count, names = lists.groups()
+        few = ", ".join(names.replace(",", " ").split()[:3])
+        what = "config.json and the weights do not fit together"
+        said = (
+            f"{count} parameters are missing" if lacking == "Missing" else f"{count} are too many"
+        )
+        said += f" ({few}{', …' if int(count) > 3 else ''}); is the download complete?"
+    elif what == NO_TOKENIZER and not (checkpoint.path / "tokenizer.json").is_file():
+        said = f"there is no tokenizer.json, and it cannot be made from other files ({said})"
+    elif isinstance(problem, (AttributeError, KeyError, TypeError)) or not said:
         said = f"{said} ({type(problem).__name__})"
     return one_line(f"{checkpoint.path}: {what}: {said}", limit=400)

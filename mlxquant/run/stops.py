@@ -70,7 +70,7 @@ def eos_sources(checkpoint: Checkpoint) -> dict[str, list[int | str]]:
         ("special_tokens_map.json", "eos_token", _texts),
     ):
         if (folder / name).is_file():
-            value = read_json_object(folder / name).get(key)
+            value = read_json_object(folder / name, limit=TOKENIZER_LIMIT).get(key)
             if value is not None:
                 found[name] = read(folder / name, value)
     if ends := _turn_ends(added_tokens(folder).values()):
