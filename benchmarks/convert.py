@@ -46,7 +46,7 @@ LIMITS = {
 }
 
 
-class Failed(Exception):
+class RunError(Exception):
     """A program under measurement failed; the message holds the end of what it said."""
 
 
@@ -77,7 +77,7 @@ def run(*command: str | Path, cwd: Path) -> dict[str, float]:
         if process.returncode:
             said.seek(0)
             end = said.read()[-2000:].decode(errors="replace")
-            raise Failed(f"{command[0]} exited with {process.returncode}: {end}")
+            raise RunError(f"{command[0]} exited with {process.returncode}: {end}")
     unit = 1 if sys.platform == "darwin" else 1024
     return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss * unit}
 
@@ -325,7 +325,7 @@ def scratch_folder(parent: Path | None, largest: float) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mlxquant-benchmark-", dir=parent) as name:
         needed, free = int(2.7e9 * largest), shutil.disk_usage(name).free
         if free < needed:
-            raise Failed(f"{name} has {free} bytes free and {needed} are needed; use --scratch")
+            raise RunError(f"{name} has {free} bytes free and {needed} are needed; use --scratch")
         yield Path(name)
 
 
@@ -356,7 +356,7 @@ def main() -> int:
             report["sizes"] = [
                 measure_size(size, options.repeat, options.threads, scratch) for size in gigabytes
             ]
-    except Failed as problem:
+    except RunError as problem:
         note(f"error: {problem}")
         return 1
     report["checks"] = judge(report["sizes"], report["help"])
