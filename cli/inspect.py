@@ -85,7 +85,7 @@ def _show(facts: Facts, tensors: bool) -> None:
     pairs([(name, safe(value)) for name, value in _lines(facts)])
     say()
     columns = [("role", "left"), ("format", "left")]
-    columns += [(title, "right") for title in ("tensors", "weights", "size", "bits/weight")]
+    columns += [(title, "right") for title in ("tensors", "weights", "size", "bpw")]
     table(
         columns,
         [
@@ -103,7 +103,9 @@ def _show(facts: Facts, tensors: bool) -> None:
     if tensors:
         say()
         columns = [(title, "left") for title in ("tensor", "role", "shape", "format")]
-        columns += [("size", "right"), ("bits/weight", "right"), ("file", "left")]
+        columns += [("size", "right"), ("bpw", "right")]
+        # One file is named above, in the path.
+        columns += [("file", "left")] * (facts.files > 1)
         table(
             columns,
             [
@@ -115,7 +117,7 @@ def _show(facts: Facts, tensors: bool) -> None:
                     bytes_text(row.bytes),
                     _bpw(row.bpw),
                     safe(row.file),
-                )
+                )[: len(columns)]
                 for row in facts.tensors
             ],
         )

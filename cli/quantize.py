@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -111,12 +111,14 @@ def command(
     model = model or model_option
     from ..pipeline import quantize
     from ..quantize.policy import Request
-    from ._tables import ByteProgress, show_plan, summary
+    from .plans import show_plan, show_result
+    from .progress import ByteProgress
+    from .tables import prepare, say
 
     request = Request(**options)
     output = output or default_output(model, request)
-    with ByteProgress("quantizing", enabled=not dry_run) as progress:
-        try:
+    try:
+        with ByteProgress("quantizing") as progress:
             result = quantize(
                 model,
                 output,
@@ -129,23 +131,21 @@ def command(
                 threads=threads,
                 progress=progress,
             )
-        except KeyboardInterrupt:
-            progress.close()
+    except KeyboardInterrupt:
+        if Path(f"{output}.partial").exists():
             click.echo(f"{output}.partial keeps what is done: --resume finishes it", err=True)
-            raise
+        raise
+    prepare()
     if as_json:
-        json.dump(result.to_json(), sys.stdout, indent=1)
-        click.echo()
+        say(json.dumps(result.to_json(), indent=1))
         return
     if dry_run:
         show_plan(result.plan)
-    summary(result)
+    show_result(result)
 
 
 def default_output(model: str | None, request: Any) -> str:
     """`<model>-4bit` and the like, in the working folder."""
-    from pathlib import Path
-
     name = Path(model).resolve().name if model else "books-7m"
     if request.dequantize:
         return f"{name}-dequantized"

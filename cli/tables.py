@@ -46,49 +46,62 @@ def say(text: str = "") -> None:
 
 def pairs(rows: Sequence[tuple[str, str]]) -> None:
     """Names and values, a pair a line."""
-    if sys.stdout.isatty():
-        _rich([("", "left"), ("", "left")], rows, header=False)
-        return
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        say(f"{name:{width}}  {value}".rstrip())
+    _print([("", "left"), ("", "left")], rows, folded=1, header=False)
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """A table with a header.
+    """A table with a header, whose first column is folded where the terminal is too narrow.
 
     Args:
         columns: title and `left` or `right`.
         rows: cells, escaped already.
     """
-    if sys.stdout.isatty():
-        _rich(columns, rows)
+    _print(columns, rows, folded=0, header=True)
+
+
+def _print(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], folded: int, header: bool
+) -> None:
+    lines = [[title for title, _ in columns], *rows] if header else list(rows)
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    if sys.stdout.isatty() and _rich(columns, rows, widths, folded, header):
         return
-    cells = [[title for title, _ in columns], *rows]
-    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
-    for row in cells:
-        line = (
+    for line in lines:
+        cells = (
             cell.rjust(width) if side == "right" else cell.ljust(width)
-            for cell, width, (_, side) in zip(row, widths, columns, strict=True)
+            for cell, width, (_, side) in zip(line, widths, columns, strict=True)
         )
-        say("  ".join(line).rstrip())
+        say("  ".join(cells).rstrip())
 
 
-def _rich(columns: Sequence[Column], rows: Sequence[Sequence[str]], header: bool = True) -> None:
+def _rich(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    widths: Sequence[int],
+    folded: int,
+    header: bool,
+) -> bool:
+    """Print with rich; False, and nothing printed, where the terminal is too narrow for that."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False)
+    fixed = sum(widths) - widths[folded] + 3 * len(widths)
+    if console.width - fixed < min(widths[folded], 24):
+        return False
     made = Table(box=box.SIMPLE_HEAD if header else None, show_header=header, pad_edge=False)
     for index, (title, side) in enumerate(columns):
         made.add_column(
             title,
             justify="right" if side == "right" else "left",
             overflow="fold",
+            no_wrap=index != folded,
             style="bold" if not header and index == 0 else "",
         )
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     sys.stdout.flush()
-    Console(highlight=False).print(made)
+    console.print(made)
+    return True

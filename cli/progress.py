@@ -1,0 +1,66 @@
+"""A progress bar over bytes, on stderr and only where that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+__all__ = ["ByteProgress"]
+
+
+class ByteProgress:
+    """Called with (bytes done, bytes in all, name of what is worked on).
+
+    rich is imported with the first call, and only if there is a terminal to draw on.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> ByteProgress:
+        return self
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        """Show how far the work is."""
+        if not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            self._bar = self._start(total)
+        self._bar.update(self._task, completed=done, total=total)
+
+    def _start(self, total: int) -> Any:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = bar.add_task(self._what, total=total)
+        bar.start()
+        return bar
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,121 @@
+"""What quantization did to each weight: the error of the stored values, tensor by tensor.
+
+    relative error of a tensor  =  ‖w − ŵ‖ / ‖w‖      (Frobenius norms, float64 sums)
+
+It says where the damage to the weights is, not what it does to the model's answers: those are the
+business of perplexity and divergence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ModelError
+from ..formats.floats import to_float32
+from ..quantize.policy import Request, make_plan
+from ..quantize.rows import float_rows, stored_rows
+
+if TYPE_CHECKING:
+    from ..formats.base import Array
+    from ..load.checkpoint import Checkpoint
+    from ..models.mlx_lm import SourceModel
+    from ..quantize.policy import Item
+
+__all__ = ["WeightError", "weight_errors"]
+
+#: weights compared at a time
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """One weight's error.
+
+    Attributes:
+        name: of the weight; `role`: by its name; `format`: what it is stored as.
+        size: number of weights. nbytes: stored, scales included.
+        squared_error, squared_norm: the sums behind `relative`.
+        largest: largest absolute difference.
+    """
+
+    name: str
+    role: str
+    format: str
+    size: int
+    nbytes: int
+    squared_error: float
+    squared_norm: float
+    largest: float
+
+    @property
+    def relative(self) -> float:
+        """‖w − ŵ‖ / ‖w‖; 0 for two tensors of zeros."""
+        if not self.squared_norm:
+            return math.inf if self.squared_error else 0.0
+        return math.sqrt(self.squared_error / self.squared_norm)
+
+
+def weight_errors(original: Checkpoint, quantized: Checkpoint) -> Iterator[WeightError]:
+    """Compare two checkpoints of one model, in the model's order and in bounded memory.
+
+    Raises:
+        ModelError: they have different weights.
+    """
+    from ..models.mlx_lm import resolve_model
+
+    before, after = _Floats(resolve_model(original)), _Floats(resolve_model(quantized))
+    if set(before.items) != set(after.items):
+        odd = sorted(set(before.items) ^ set(after.items))
+        raise ModelError(f"{quantized.path} is another model than {original.path}: {odd[0]!r}")
+    for name, item in before.items.items():
+        other = after.items[name]
+        if item.shape != other.shape:
+            raise ModelError(
+                f"{quantized.path}: {name!r} has shape {list(other.shape)}, "
+                f"{original.path} has {list(item.shape)}"
+            )
+        error = norm = largest = 0.0
+        width = item.shape[-1] if item.shape else 1
+        rows = item.size // width
+        step = max(1, CHUNK // width)
+        for begin in range(0, rows, step):
+            w = before.rows(item, begin, min(begin + step, rows))
+            difference = w - after.rows(other, begin, min(begin + step, rows))
+            error += float(np.sum(np.square(difference, dtype=np.float64)))
+            norm += float(np.sum(np.square(w, dtype=np.float64)))
+            largest = max(largest, float(np.abs(difference).max()))
+        yield WeightError(
+            name, item.role, other.source, item.size, after.nbytes(other), error, norm, largest
+        )
+
+
+class _Floats:
+    """A model's weights as float32 rows, whatever they are stored as."""
+
+    def __init__(self, source: SourceModel) -> None:
+        self._source = source
+        packed = any(module.quantized for module in source.modules.values())
+        plan = make_plan(source, Request(dequantize=True) if packed else Request())
+        self.items: dict[str, Item] = {item.name: item for item in plan.items}
+
+    def rows(self, item: Item, begin: int, end: int) -> Array:
+        """Rows [begin, end) as float32."""
+        if item.decoded:
+            return to_float32(float_rows(self._source, item, begin, end), item.dtype)
+        node = self._source.parameters[item.name]
+        width = item.shape[-1] if item.shape else 1
+        values = stored_rows(self._source, item.name, node.dtype, begin * width, end * width)
+        return to_float32(values, node.dtype).reshape(end - begin, width)
+
+    def nbytes(self, item: Item) -> int:
+        """Stored bytes of a weight, scales included."""
+        parameters = self._source.parameters
+        if not item.decoded:
+            return parameters[item.name].nbytes
+        parts = (f"{item.module}.{suffix}" for suffix in ("weight", "scales", "biases"))
+        return sum(parameters[name].nbytes for name in parts if name in parameters)
