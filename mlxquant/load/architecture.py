@@ -97,7 +97,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         sliding_window=_number(flat, "sliding_window", "sliding_window_size")
         if flat.get("use_sliding_window", True) is not False
         else None,
-        rope_theta=float(theta) if isinstance(theta, int | float) else None,
+        rope_theta=_float(theta),
         rope_scaling=dict(scaling) if isinstance(scaling, Mapping) and scaling else None,
         tied=tied if isinstance(tied, bool) else None,
         dtype=_text(flat.get("dtype", flat.get("torch_dtype"))),
@@ -113,6 +113,15 @@ def _number(config: Mapping[str, Any], *keys: str) -> int | None:
         if type(value) is int and value > 0:
             return value
     return None
+
+
+def _float(value: object) -> float | None:
+    try:
+        return (
+            float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        )
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def _text(value: object) -> str | None:
