@@ -122,9 +122,7 @@ def resolve_model(checkpoint: Checkpoint) -> SourceModel:
 
 def _build(checkpoint: Checkpoint, config: dict[str, Any]) -> Any:
     """The model, its parameters lazy."""
-    kind = config.get("model_type")
-    if not isinstance(kind, str):
-        raise ModelError(f"{checkpoint.path}/config.json: model_type is missing")
+    kind = config["model_type"]
     try:
         model_class, args_class = mlx_lm_utils._get_classes(config)
     except ValueError as problem:
