@@ -42,7 +42,7 @@ def _npy() -> bytes:
         *((pickle.dumps({"a": [1]}, protocol), "a pickle") for protocol in (2, 3, 4, 5)),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG image"),
         (b"GGUF\3\0\0\0", "a GGUF file"),
-        (gzip.compress(b"x"), "a gzip archive"),
+        (gzip.compress(b"x", mtime=0), "a gzip archive"),
         (_npy(), "a NumPy"),
         (bytes(PREFIX), "zero bytes"),
     ],
