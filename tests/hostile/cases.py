@@ -336,7 +336,6 @@ _FOLDERS: dict[str, tuple[Callable[[Path], Path | None], tuple[str, ...]]] = {
             ("intermediate_size", 10**10),
             ("vocab_size", 0),
             ("vocab_size", 2**62),
-            ("head_dim", 0),
         )
     },
     "hidden_size 0 inside text_config": (

@@ -1,0 +1,556 @@
+"""Generation is mlx-lm's, token by token; options are checked before anything is generated."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+
+from mlxquant.errors import FileFormatError, ModelError, RequestError, WorkError
+from mlxquant.load.from_hf import open_folder
+from mlxquant.run.cache import PromptCache, make_layers
+from mlxquant.run.generate import (
+    Chunk,
+    Stats,
+    check,
+    encode_prompt,
+    make_cache,
+    stream,
+)
+from mlxquant.run.options import Options, with_model_defaults
+
+PROMPT = "The old house stood on the hill, and"
+GREEDY = Options(temp=0.0, max_tokens=16)
+
+
+def tokens(pair: tuple[Any, Any], options: Options, **arguments: Any) -> list[int | None]:
+    prompt = arguments.pop("prompt", None) or encode_prompt(pair[1], PROMPT)
+    return [chunk.token for chunk in stream(*pair, prompt, options, **arguments)]
+
+
+def text(pair: tuple[Any, Any], options: Options, **arguments: Any) -> str:
+    prompt = encode_prompt(pair[1], PROMPT)
+    return "".join(chunk.text for chunk in stream(*pair, prompt, options, **arguments))
+
+
+def stock(pair: tuple[Any, Any], **arguments: Any) -> str:
+    import mlx_lm
+
+    return str(mlx_lm.generate(*pair, prompt=PROMPT, max_tokens=16, **arguments))
+
+
+def small(family: str, **config: Any) -> Any:
+    """A small random model of an architecture."""
+    from mlx_lm.utils import _get_classes
+
+    settings = {"model_type": family, **tiny_models.CONFIGS.get(family, {}), **config}
+    model_class, arguments = _get_classes(settings)
+    return model_class(arguments.from_dict(settings))
+
+
+MAMBA = {
+    "vocab_size": 4096,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "state_size": 8,
+    "num_hidden_layers": 2,
+    "conv_kernel": 4,
+    "use_bias": False,
+    "use_conv_bias": True,
+    "time_step_rank": 4,
+}
+
+
+def test_greedy_is_stock_mlx_lm(pair: tuple[Any, Any]) -> None:
+    assert text(pair, GREEDY) == stock(pair)
+    assert len(text(pair, GREEDY)) > 20
+
+
+def test_sampling_is_stock_mlx_lm(pair: tuple[Any, Any]) -> None:
+    import mlx.core as mx
+    from mlx_lm.sample_utils import make_logits_processors, make_sampler
+
+    options = Options(
+        max_tokens=16, seed=5, temp=0.9, top_p=0.9, min_p=0.01, top_k=50, repetition_penalty=1.2
+    )
+    mx.random.seed(5)
+    expected = stock(
+        pair,
+        sampler=make_sampler(temp=0.9, top_p=0.9, min_p=0.01, top_k=50),
+        logits_processors=make_logits_processors(repetition_penalty=1.2),
+    )
+    assert text(pair, options) == expected
+
+
+def test_the_same_seed_the_same_text(pair: tuple[Any, Any]) -> None:
+    options = Options(temp=1.0, max_tokens=12, seed=1)
+    first = tokens(pair, options)
+    assert tokens(pair, options) == first
+    others = [tokens(pair, dataclasses.replace(options, seed=seed)) for seed in (2, 3)]
+    assert first not in others
+    unseeded = [tokens(pair, dataclasses.replace(options, seed=None)) for _ in range(2)]
+    assert unseeded[0] != unseeded[1]
+
+
+def test_chunks_say_why_it_ended(pair: tuple[Any, Any]) -> None:
+    chunks = list(stream(*pair, encode_prompt(pair[1], PROMPT), GREEDY))
+    assert [chunk.finish_reason for chunk in chunks] == [None] * 15 + ["length"]
+    last = chunks[-1].stats
+    assert (last.generated_tokens, last.reused_tokens, last.drafted_tokens) == (16, 0, 0)
+    assert last.prompt_tokens == len(encode_prompt(pair[1], PROMPT))
+    assert last.first_token_seconds is not None
+    assert last.first_token_seconds > 0
+    assert last.prefill_rate == pytest.approx(last.prompt_tokens / last.first_token_seconds)
+    assert last.decode_rate == pytest.approx(15 / last.decode_seconds)
+    assert last.peak_memory is not None
+    assert last.peak_memory > 10 << 20
+    assert chunks[0].stats.decode_rate is None
+
+
+def test_an_end_of_sequence_token_ends_it_and_is_not_in_the_text(pair: tuple[Any, Any]) -> None:
+    whole = tokens(pair, GREEDY)
+    model, tokenizer = pair[0], copy.copy(pair[1])
+    tokenizer.eos_token_ids = {whole[5]}
+    chunks = list(stream(model, tokenizer, encode_prompt(tokenizer, PROMPT), GREEDY))
+    assert [chunk.token for chunk in chunks] == whole[: whole.index(whole[5]) + 1]
+    assert chunks[-1].finish_reason == "stop"
+    said = "".join(chunk.text for chunk in chunks)
+    assert said == tokenizer.decode(whole[: whole.index(whole[5])]).lstrip()
+
+
+def test_no_limit_goes_on_until_the_model_stops(pair: tuple[Any, Any]) -> None:
+    from mlxquant.run.template import encode_chat
+
+    prompt = encode_chat(pair[1], [{"role": "user", "content": "The old house stood on the hill."}])
+    options = Options(temp=0.0, max_tokens=-1)
+    for draft in (None, pair):
+        last = list(stream(*pair, prompt, options, draft=draft))[-1]
+        assert last.finish_reason == "stop"
+        assert last.token in pair[1].eos_token_ids
+
+
+def test_a_draft_model_changes_nothing_but_the_speed(precise: tuple[Any, Any]) -> None:
+    """Greedy, with the model as its own draft: every proposal is accepted."""
+    chunks = list(stream(*precise, encode_prompt(precise[1], PROMPT), GREEDY, draft=precise))
+    assert [chunk.token for chunk in chunks] == tokens(precise, GREEDY)
+    assert chunks[-1].stats.drafted_tokens >= 8
+
+
+def test_a_poor_draft_model_changes_nothing_either(precise: tuple[Any, Any]) -> None:
+    """A draft whose proposals are mostly refused: its caches are rewound again and again."""
+    import mlx.core as mx
+
+    from mlxquant.run.model import load
+
+    poor, tokenizer = load()
+    weight = poor.model.layers[7].mlp.down_proj.weight
+    poor.model.layers[7].mlp.down_proj.weight = weight * 40
+    mx.eval(poor.parameters())
+    options = dataclasses.replace(GREEDY, num_draft_tokens=4)
+    prompt = encode_prompt(precise[1], PROMPT)
+    chunks = list(stream(*precise, prompt, options, draft=(poor, tokenizer)))
+    assert [chunk.token for chunk in chunks] == tokens(precise, GREEDY)
+    assert chunks[-1].stats.drafted_tokens < 12
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+def test_a_quantized_cache_is_stock_mlx_lm(pair: tuple[Any, Any], bits: int) -> None:
+    options = dataclasses.replace(GREEDY, kv_bits=bits, kv_group_size=32)
+    check(*pair, options, None)
+    expected = stock(pair, kv_bits=bits, kv_group_size=32, quantized_kv_start=0)
+    assert text(pair, options) == expected
+
+
+def test_a_quantized_cache_takes_effect(pair: tuple[Any, Any]) -> None:
+    cache = make_cache(pair[0], GREEDY)
+    tokens(pair, dataclasses.replace(GREEDY, kv_bits=2), cache=cache)
+    assert {type(layer).__name__ for layer in cache.layers} == {"QuantizedKVCache"}
+    assert tokens(pair, dataclasses.replace(GREEDY, kv_bits=1)) != tokens(pair, GREEDY)
+    late = dataclasses.replace(GREEDY, kv_bits=1, quantized_kv_start=1000)
+    assert tokens(pair, late) == tokens(pair, GREEDY)
+
+
+def test_a_bounded_cache_is_bounded_for_architectures_that_make_their_own(
+    pair: tuple[Any, Any],
+) -> None:
+    """mlx-lm's make_prompt_cache would ignore the size for this one."""
+    from mlx_lm.models.cache import make_prompt_cache
+
+    unbounded = make_prompt_cache(pair[0], max_kv_size=16)
+    assert {type(layer).__name__ for layer in unbounded} == {"KVCache"}
+    options = dataclasses.replace(GREEDY, max_kv_size=16, max_tokens=40)
+    cache = make_cache(pair[0], options)
+    bounded = tokens(pair, options, cache=cache)
+    assert all(layer.size() == 16 for layer in cache.layers)
+    assert all(layer.keys.shape[2] <= 16 for layer in cache.layers)
+    assert bounded != tokens(pair, dataclasses.replace(GREEDY, max_tokens=40))
+    roomy = dataclasses.replace(GREEDY, max_kv_size=400)
+    assert tokens(pair, roomy) == tokens(pair, GREEDY)
+
+
+def test_layers_that_are_bounded_anyway_stay_as_they_are() -> None:
+    layers = make_layers(small("gemma3_text"), max_kv_size=100)
+    assert [layer.max_size for layer in layers] == [64, 100]
+    layers = make_layers(small("mamba", **MAMBA), max_kv_size=100)
+    assert {type(layer).__name__ for layer in layers} == {"ArraysCache"}
+
+
+def test_small_prefill_steps_change_nothing(precise: tuple[Any, Any]) -> None:
+    steps: list[tuple[int, int]] = []
+    options = dataclasses.replace(GREEDY, prefill_step_size=3)
+    found = tokens(precise, options, on_prefill=lambda done, total: steps.append((done, total)))
+    assert found == tokens(precise, GREEDY)
+    total = len(encode_prompt(precise[1], PROMPT))
+    assert steps == [
+        *((n, total) for n in range(0, total - 1, 3)),
+        (total - 1, total),
+        (total, total),
+    ]
+
+
+# What mlx-lm would fail at, or do wrong in silence
+
+
+IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
+    ({"max_tokens": 0}, "--max-tokens 0: at least 1"),
+    ({"max_tokens": -2}, "--max-tokens -2: at least 1, or -1"),
+    ({"temp": -0.1}, "--temp -0.1: a number from 0"),
+    ({"temp": float("nan")}, "--temp nan"),
+    ({"temp": float("inf")}, "--temp inf"),
+    ({"top_p": 1.5}, "--top-p 1.5: a probability"),
+    ({"min_p": -1}, "--min-p -1: a probability"),
+    ({"top_k": -1}, "--top-k -1"),
+    ({"repetition_penalty": 0}, "--repetition-penalty 0: more than 0"),
+    ({"seed": -1}, "--seed -1: a number from 0 to 2^64 - 1"),
+    ({"seed": 1 << 64}, "--seed 18446744073709551616"),
+    ({"kv_bits": 7}, "--kv-bits 7: one of 1, 2, 3, 4, 5, 6 or 8"),
+    ({"kv_bits": 0}, "--kv-bits 0"),
+    ({"kv_group_size": 16}, "--kv-group-size 16: one of 32, 64 or 128"),
+    ({"max_kv_size": 7}, "--max-kv-size 7: at least 8 tokens"),
+    ({"kv_bits": 4, "max_kv_size": 64}, "--kv-bits with --max-kv-size"),
+    ({"num_draft_tokens": 0}, "--num-draft-tokens 0: from 1"),
+    ({"prefill_step_size": 0}, "--prefill-step-size 0: at least 1"),
+    ({"quantized_kv_start": -1}, "--quantized-kv-start -1"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), IMPOSSIBLE, ids=lambda value: str(value)[:40])
+def test_options_out_of_range_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError) as problem:
+        Options(**options)
+    assert str(problem.value).startswith(said)
+
+
+def test_a_group_that_does_not_divide_the_head_is_refused(pair: tuple[Any, Any]) -> None:
+    options = Options(kv_bits=4, kv_group_size=128)
+    with pytest.raises(RequestError, match=r"--kv-bits 4 --kv-group-size 128: .*divisible"):
+        check(*pair, options, None)
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "said"),
+    [
+        ("gemma3_text", {}, "RotatingKVCache Quantization NYI"),
+        ("gpt_oss", {"num_local_experts": 4}, "sliding|Rotating|sinks"),
+        ("mamba", MAMBA, "no layer of it has a cache to quantize: ArraysCache"),
+    ],
+)
+def test_caches_that_cannot_be_quantized_are_refused(
+    pair: tuple[Any, Any], family: str, config: dict[str, Any], said: str
+) -> None:
+    model = small(family, **config)
+    with pytest.raises(RequestError, match=f"--kv-bits 4 .*({said})"):
+        check(model, pair[1], Options(kv_bits=4, kv_group_size=32), None)
+
+
+def test_a_bounded_cache_cannot_be_rewound_for_a_draft(pair: tuple[Any, Any]) -> None:
+    with pytest.raises(RequestError, match="--max-kv-size with --draft-model"):
+        check(*pair, Options(max_kv_size=64), pair)
+
+
+def test_a_draft_of_another_family_is_refused(
+    pair: tuple[Any, Any], tmp_path: Path, variant: Callable[..., Path]
+) -> None:
+    from mlxquant.run.model import load
+
+    def swap(content: dict[str, Any]) -> None:
+        vocabulary = content["model"]["vocab"]
+        vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+
+    other = load(variant(tokenizer_json=swap))
+    with pytest.raises(RequestError, match="--draft-model: another vocabulary: token .* is '[ab]'"):
+        check(*pair, GREEDY, other)
+    with pytest.raises(RequestError, match="the draft model cannot take a proposal back: .*Arrays"):
+        check(*pair, GREEDY, (small("mamba", **MAMBA), pair[1]))
+    with pytest.raises(RequestError, match="the model cannot take a proposal back: .*ArraysCache"):
+        check(small("mamba", **MAMBA), pair[1], GREEDY, pair)
+    check(*pair, GREEDY, pair)
+
+
+def test_a_draft_of_half_the_vocabulary_is_refused(
+    pair: tuple[Any, Any], variant: Callable[..., Path]
+) -> None:
+    from mlxquant.run.model import load
+
+    def halve(content: dict[str, Any]) -> None:
+        model = content["model"]
+        model["vocab"] = {text: token for text, token in model["vocab"].items() if token < 2000}
+        kept = model["vocab"]
+        model["merges"] = [
+            merge
+            for merge in model["merges"]
+            if {"".join(parts := merge if isinstance(merge, list) else merge.split(" ")), *parts}
+            <= kept.keys()
+        ]
+
+    half = load(variant(tokenizer_json=halve))
+    with pytest.raises(RequestError, match="another vocabulary: 2006 tokens there, 4096 here"):
+        check(*pair, GREEDY, half)
+
+
+def test_an_empty_prompt_is_refused(pair: tuple[Any, Any]) -> None:
+    with pytest.raises(RequestError, match="the prompt is empty"):
+        next(stream(*pair, [], GREEDY))
+
+
+def test_a_token_that_the_model_lacks_is_refused(pair: tuple[Any, Any]) -> None:
+    """MLX does not check: it would read whatever is behind the embedding."""
+    with pytest.raises(ModelError, match="the tokenizer makes token 4096, but the model has only"):
+        next(stream(*pair, [1, 4096], GREEDY))
+
+
+def test_what_mlx_fails_at_is_one_line(pair: tuple[Any, Any]) -> None:
+    model = small("llama", num_key_value_heads=3, vocab_size=4096)
+    with pytest.raises(WorkError, match="^generation failed: .") as problem:
+        tokens((model, pair[1]), GREEDY)
+    assert "\n" not in str(problem.value)
+
+
+# What the model itself recommends
+
+
+def test_unset_sampling_is_the_models_own(variant: Callable[..., Path], bundled: Path) -> None:
+    options = with_model_defaults(Options(), open_folder(bundled))
+    assert (options.temp, options.top_p, options.top_k) == (0.8, 0.95, None)
+    assert options.sampling == {"temp": 0.8, "top_p": 0.95}
+    mine = with_model_defaults(Options(temp=0.2, top_k=7), open_folder(bundled))
+    assert mine.sampling == {"temp": 0.2, "top_p": 0.95, "top_k": 7}
+    assert with_model_defaults(Options(temp=0.0), open_folder(bundled)).sampling == {"temp": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("recommended", "sampling"),
+    [
+        ({}, {"temp": 0.0}),
+        ({"do_sample": False, "temperature": 0.6}, {"temp": 0.0}),
+        ({"do_sample": True}, {"temp": 1.0}),
+        ({"temperature": 0.6, "top_k": 20}, {"temp": 0.6, "top_k": 20}),
+        ({"temperature": None, "top_p": 0.9}, {"temp": 0.0}),
+        (
+            {"do_sample": True, "min_p": 0.1, "repetition_penalty": 1.1},
+            {"temp": 1.0, "min_p": 0.1, "repetition_penalty": 1.1},
+        ),
+    ],
+)
+def test_recommendations(
+    variant: Callable[..., Path], recommended: dict[str, Any], sampling: dict[str, Any]
+) -> None:
+    folder = variant(generation_config_json=lambda c: recommended or {"x": 1})
+    assert with_model_defaults(Options(), open_folder(folder)).sampling == sampling
+
+
+def test_without_recommendations_it_is_greedy(variant: Callable[..., Path]) -> None:
+    folder = variant(generation_config_json=None)
+    assert with_model_defaults(Options(), open_folder(folder)).sampling == {"temp": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("temperature", "hot"), ("temperature", True), ("top_p", 2), ("top_k", 1.5), ("min_p", [1])],
+)
+def test_bad_recommendations_are_named(variant: Callable[..., Path], key: str, value: Any) -> None:
+    folder = variant(generation_config_json=lambda c: c.update({key: value}))
+    with pytest.raises(FileFormatError, match=rf"generation_config\.json: {key}: .* is not "):
+        with_model_defaults(Options(), open_folder(folder))
+
+
+# Stopping, and what the cache is then
+
+
+def stop_after(count: int) -> Callable[[], bool]:
+    asked = iter([*[False] * count])
+    return lambda: next(asked, True)
+
+
+def consistent(cache: PromptCache, expected: list[int | None]) -> None:
+    """The caches hold as many tokens as they say, and these are the expected ones' beginning."""
+    assert cache.tokens == expected[: len(cache.tokens)]
+    assert {layer.offset for layer in cache.layers} == {len(cache.tokens)}
+
+
+def same_contents(model: Any, cache: PromptCache) -> None:
+    """The cache's keys and values are those that a fresh run over the same tokens gives."""
+    import mlx.core as mx
+
+    fresh = make_layers(model)
+    mx.eval(model(mx.array([cache.tokens]), cache=fresh))
+    for held, layer in zip(cache.layers[: len(fresh)], fresh, strict=True):
+        for ours, theirs in zip(held.state[:2], layer.state[:2], strict=True):
+            count = len(cache.tokens)
+            assert mx.allclose(ours[..., :count, :], theirs[..., :count, :], atol=1e-3)
+
+
+@pytest.mark.parametrize("drafting", [False, True])
+@pytest.mark.parametrize("how", ["asked", "closed", "ended", "stopped by a token"])
+def test_after_any_ending_the_cache_is_what_it_says(
+    precise: tuple[Any, Any], how: str, drafting: bool
+) -> None:
+    model, tokenizer = precise
+    draft = precise if drafting else None
+    prompt = encode_prompt(tokenizer, PROMPT)
+    cache = make_cache(model, GREEDY, draft)
+    stop = stop_after(len("xx") + 6) if how == "asked" else (lambda: False)
+    if how == "stopped by a token":
+        tokenizer = copy.copy(tokenizer)
+        tokenizer.eos_token_ids = {tokens(precise, GREEDY)[4]}
+    chunks = stream(model, tokenizer, prompt, GREEDY, draft=draft, cache=cache, should_stop=stop)
+    found: list[Chunk] = []
+    for chunk in chunks:
+        found.append(chunk)
+        if how == "closed" and len(found) == 6:
+            chunks.close()
+    said = [chunk.token for chunk in found]
+    assert said == tokens(precise, GREEDY)[: len(said)]
+    reasons = {"asked": "interrupted", "closed": None, "ended": "length"}
+    assert found[-1].finish_reason == reasons.get(how, "stop")
+    assert len(cache.tokens) > len(prompt)
+    consistent(cache, [*prompt, *said])
+    same_contents(model, cache)
+
+
+def test_an_interrupted_prompt_leaves_what_was_computed(precise: tuple[Any, Any]) -> None:
+    options = dataclasses.replace(GREEDY, prefill_step_size=4)
+    cache = make_cache(precise[0], options)
+    prompt = encode_prompt(precise[1], PROMPT)
+    chunks = list(stream(*precise, prompt, options, cache=cache, should_stop=stop_after(2)))
+    assert [(chunk.token, chunk.finish_reason) for chunk in chunks] == [(None, "interrupted")]
+    assert cache.tokens == prompt[:8]
+    consistent(cache, prompt)
+    same_contents(precise[0], cache)
+    assert tokens(precise, GREEDY, cache=cache) == tokens(precise, GREEDY)
+
+
+def test_text_held_back_is_shown_when_stopped(pair: tuple[Any, Any]) -> None:
+    """A detokenizer keeps a word until the next one begins; stopping must not lose it."""
+    prompt = encode_prompt(pair[1], PROMPT)
+    in_prefill = 3
+    for count in range(1, 6):
+        stop = stop_after(in_prefill + count - 1)
+        chunks = list(stream(*pair, prompt, GREEDY, should_stop=stop))
+        said = [chunk.token for chunk in chunks]
+        assert len(said) == count
+        assert "".join(chunk.text for chunk in chunks) == pair[1].decode(said).lstrip()
+
+
+def test_an_error_empties_the_cache(precise: tuple[Any, Any]) -> None:
+    cache = make_cache(precise[0], GREEDY)
+
+    def interrupted() -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokens(precise, GREEDY, cache=cache, should_stop=interrupted)
+    assert cache.tokens == []
+    assert {layer.offset for layer in cache.layers} == {0}
+
+
+@pytest.mark.parametrize("drafting", [False, True])
+def test_a_cache_is_reused_as_far_as_the_prompts_agree(
+    precise: tuple[Any, Any], drafting: bool
+) -> None:
+    draft = precise if drafting else None
+    cache = make_cache(precise[0], GREEDY, draft)
+    prompt = encode_prompt(precise[1], PROMPT)
+    first = tokens(precise, GREEDY, cache=cache, draft=draft)
+    longer = [*prompt, *(token for token in first if token is not None), *prompt[1:]]
+    other = [*prompt[:6], *prompt[2:]]
+    for next_prompt, least in ((longer, len(prompt) + 8), (other, 6), (prompt[:4], 3)):
+        chunks = list(stream(*precise, next_prompt, GREEDY, cache=cache, draft=draft))
+        assert chunks[-1].stats.reused_tokens >= least
+        expected = tokens(precise, GREEDY, prompt=next_prompt)
+        assert [chunk.token for chunk in chunks] == expected
+
+
+def test_a_bounded_cache_that_slid_starts_anew(precise: tuple[Any, Any]) -> None:
+    options = dataclasses.replace(GREEDY, max_kv_size=20)
+    cache = make_cache(precise[0], options)
+    prompt = encode_prompt(precise[1], PROMPT)
+    tokens(precise, options, cache=cache)
+    chunks = list(stream(*precise, prompt, options, cache=cache))
+    assert chunks[-1].stats.reused_tokens == 0
+    assert [chunk.token for chunk in chunks] == tokens(precise, options)
+
+
+def test_recurrent_layers_are_reused_only_whole(pair: tuple[Any, Any]) -> None:
+    """They cannot take back a token, and do not count what they saw."""
+    import mlx.core as mx
+
+    mx.random.seed(3)
+    model = small("mamba", **MAMBA)
+    mx.eval(model.parameters())
+    both = (model, pair[1])
+    prompt = encode_prompt(pair[1], PROMPT)
+    cache = make_cache(model, GREEDY)
+    first = tokens(both, GREEDY, cache=cache)
+    longer = [*prompt, *(token for token in first if token is not None), 300, 301]
+    chunks = list(stream(*both, longer, GREEDY, cache=cache))
+    assert chunks[-1].stats.reused_tokens == len(prompt) + len(first)
+    again = list(stream(*both, prompt, GREEDY, cache=cache))
+    assert again[-1].stats.reused_tokens == 0
+    assert [chunk.token for chunk in again] == first
+    options = dataclasses.replace(GREEDY, prefill_step_size=3)
+    cache.reset()
+    list(stream(*both, prompt, options, cache=cache, should_stop=stop_after(2)))
+    assert cache.tokens == []
+    assert tokens(both, GREEDY, cache=cache) == first
+
+
+def test_mixed_layers_are_settled_by_those_that_count() -> None:
+    import mlx.core as mx
+    from mlx_lm.models.cache import ArraysCache, KVCache
+
+    def seen(count: int) -> PromptCache:
+        cache = PromptCache(lambda: [KVCache(), ArraysCache(2)])
+        part = mx.zeros((1, 1, count, 4))
+        cache.layers[0].update_and_fetch(part, part)
+        return cache
+
+    cache = seen(3)
+    cache.settle([7, 8, 9], whole=True)
+    assert cache.tokens == [7, 8, 9]
+    cache = seen(2)
+    cache.settle([7, 8, 9], whole=True)
+    assert cache.tokens == []
+    assert cache.layers[0].offset == 0
+
+
+def test_lines_for_people() -> None:
+    stats = Stats(20, 4, 11, 3, 0.5, 2.0, 1_500_000_000)
+    assert (
+        stats.line() == "11 tokens, 5.0 tokens/s, first token after 0.50 s, 3 from the draft model"
+    )
+    assert stats.prompt_line() == (
+        "prompt of 20 tokens (4 cached), 32.0 tokens/s, peak memory 1.50 GB"
+    )
+    assert Stats(3).line() == "0 tokens"
+    assert Stats(3, generated_tokens=1).line() == "1 token"
+
+
+def test_nothing_is_printed(pair: tuple[Any, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    tokens(pair, GREEDY)
+    assert capfd.readouterr().out == ""
