@@ -40,7 +40,7 @@ def main() -> None:
 def _show_sizes(before: Checkpoint, after: Checkpoint, errors: list[WeightError]) -> None:
     weights = sum(error.size for error in errors)
     table(
-        [("", "left"), ("original", "right"), ("quantized", "right")],
+        [("books-7m", "left"), ("original", "right"), ("quantized", "right")],
         [
             ("weights on disk", bytes_text(before.nbytes), bytes_text(after.nbytes)),
             ("bits per weight", *(f"{8 * c.nbytes / weights:.2f}" for c in (before, after))),
