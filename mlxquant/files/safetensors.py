@@ -60,16 +60,21 @@ ITEM_BITS: dict[str, int] = {
 #: the longest header, in bytes, that the safetensors library reads
 HEADER_LIMIT = 100_000_000
 
+# Bounds beyond any model's, so that a hostile header of 100 MB is refused in about a second.
+_MAX_TENSORS = 100_000
 _MAX_DIMENSIONS = 32
-_MAX_NAME = 4096  # bytes
 _MAX_INTEGER = 2**63 - 1
+_MAX_NAME = 4096  # bytes of a name, and of a tensor's description
+_MAX_METADATA = 16 << 20  # bytes of all metadata
+_MAX_METADATA_NAMES = 10_000
 
+_AGAIN = "download it again"
 _SPACE = rb"[ \t\n\r]*+"
 _STRING = rb'"([^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+)"'
 _OPENING = re.compile(_SPACE + rb"\{" + _SPACE)
 _KEY = re.compile(_STRING + _SPACE + rb":" + _SPACE)
 _TEXT = re.compile(_STRING)
-_BODY = re.compile(rb"\{[^{}]{0,4096}+\}")
+_BODY = re.compile(rb"\{[^{}]*+\}")
 _NEXT = re.compile(_SPACE + rb"([,}])" + _SPACE)
 
 _KEYS = {"dtype", "shape", "data_offsets"}
@@ -123,7 +128,13 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         prefix = _pread(file, handle, PREFIX, 0)
         if len(prefix) < 9:
             what = sniff(prefix)
-            _fail(file, "header length", what, f"truncated: {size} bytes, at least 10 expected", 0)
+            _fail(
+                file,
+                "header length",
+                what,
+                f"truncated: {size} bytes, at least 10 expected; {_AGAIN}",
+                0,
+            )
         length = int.from_bytes(prefix[:8], "little")
         if length == 0:
             _fail(file, "header length", sniff(prefix), "0, at least 2 expected", 0)
@@ -134,7 +145,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             reason = f"begins with byte 0x{prefix[8]:02x}, '{{' expected"
             _fail(file, "header", sniff(prefix), reason, 8)
         if 8 + length > size:
-            reason = f"truncated: it ends at byte {8 + length}, the file has {size}"
+            reason = f"truncated: it ends at byte {8 + length}, the file has {size}; {_AGAIN}"
             _fail(file, "header length", None, reason, 0)
         text = prefix[8:] if len(prefix) >= 8 + length else _pread(file, handle, length, 8)
         text = text[:length]
@@ -192,20 +203,23 @@ class _Parser:
 
     def __init__(self, file: Path, text: bytes) -> None:
         self.file = file
-        self.text = text
+        self.text = text.rstrip(b" \t\n\r")
         self.at = 0
 
     def fail(self, field: str, reason: str, at: int | None = None) -> NoReturn:
         """Raise, blaming the byte at `at` (in the header) or the current one."""
         _fail(self.file, field, None, reason, 8 + (self.at if at is None else at))
 
-    def match(self, pattern: re.Pattern[bytes], field: str, expected: str) -> re.Match[bytes]:
-        """Match at the current byte and move behind, or raise."""
-        found = pattern.match(self.text, self.at)
+    def match(
+        self, pattern: re.Pattern[bytes], field: str, expected: str, within: int = _MAX_NAME
+    ) -> re.Match[bytes]:
+        """Match at the current byte, looking at `within` bytes, and move behind; or raise."""
+        found = pattern.match(self.text, self.at, self.at + within)
         if found is None:
             seen = self.text[self.at : self.at + 20]
             shown = repr(seen)[1:] if seen else "its end"
-            self.fail(field, f"invalid JSON: {expected} expected, found {shown}")
+            reason = f"{expected} expected within {within} bytes, found {shown}"
+            self.fail(field, f"invalid JSON: {reason}")
         self.at = found.end()
         return found
 
@@ -214,6 +228,8 @@ class _Parser:
         metadata: dict[str, str] | None = None
         entries: list[_Raw] = []
         names: set[str] = set()
+        if self.text.count(b'"data_offsets"') > _MAX_TENSORS:
+            self.fail("header", f"describes more than {_MAX_TENSORS} tensors")
         for at, name in self.members("header"):
             if name == "__metadata__":
                 if metadata is not None:
@@ -222,8 +238,10 @@ class _Parser:
                 continue
             if name in names:
                 self.fail(f"tensor {quote(name)}", "duplicate name", at)
-            if not name or not name.isprintable() or self.at - at > _MAX_NAME:
+            if not name or not name.isprintable():
                 self.fail(f"tensor {quote(name)}", "bad name: empty or not printable", at)
+            if len(names) == _MAX_TENSORS:
+                self.fail("header", f"describes more than {_MAX_TENSORS} tensors", at)
             names.add(name)
             entries.append(self.entry(name, 8 + at))
         if self.at != len(self.text):
@@ -258,11 +276,15 @@ class _Parser:
             self.at += 4
             return {}
         metadata: dict[str, str] = {}
+        start = self.at
         for at, key in self.members("__metadata__"):
             if key in metadata:
                 self.fail(f"__metadata__ {quote(key)}", "duplicate name", at)
-            found = self.match(_TEXT, f"__metadata__ {quote(key)}", "text")
+            left = max(start + _MAX_METADATA - self.at, 0)
+            found = self.match(_TEXT, f"__metadata__ {quote(key)}", "text", left)
             metadata[key] = self.string(found[1], at)
+            if len(metadata) > _MAX_METADATA_NAMES:
+                self.fail("__metadata__", f"more than {_MAX_METADATA_NAMES} names", at)
         return metadata
 
     def entry(self, name: str, offset: int) -> _Raw:
@@ -272,7 +294,7 @@ class _Parser:
         if body.count(b"[") != 2:
             self.fail(field, "shape and data_offsets must be lists of integers", at)
         try:
-            pairs = _PAIRS.decode(body.decode())
+            pairs = _PAIRS.raw_decode(body.decode())[0]
         except ValueError as problem:
             self.fail(field, f"invalid JSON: {problem}", at)
         values = dict(pairs)
@@ -317,7 +339,9 @@ def _in_order(file: Path, size: int, data_start: int, entries: list[_Raw]) -> di
         if stop > room:
             total = data_start + max(entry[1] for entry in entries)
             reason = f"ends at byte {data_start + stop}, past the file's end: truncated"
-            _fail(file, field, None, f"{reason} ({total} bytes expected, {size} found)", at)
+            _fail(
+                file, field, None, f"{reason} ({total} bytes expected, {size} found); {_AGAIN}", at
+            )
         _fail(file, field, None, f"{reason}: a hole of {begin - end} bytes", at)
     if end != room:
         reason = f"{room - end} trailing bytes: {data_start + end} bytes expected"

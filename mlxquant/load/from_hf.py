@@ -117,7 +117,8 @@ def _find_shards(folder: Folder) -> tuple[dict[str, str], list[Path], list[str]]
         notes.append(f"{pickles[0]} is ignored: pickles can run code and are never opened")
     shards = []
     for name in names:
-        shard = folder.member(name, folder.path / (_INDEX if weight_map else name), "weight_map")
+        blamed = (folder.path / _INDEX, "weight_map") if weight_map else (None, "file")
+        shard = folder.member(name, *blamed)
         if not os.path.lexists(shard) and weight_map:
             tensor = next(key for key, value in weight_map.items() if value == name)
             reason = f"{quote(tensor)} is in {quote(name)}, which is missing; download it again"
@@ -162,8 +163,8 @@ def _refuse_without_weights(folder: Folder, present: list[str]) -> None:
     """Say what is there instead of weights."""
     pickles = [name for name in folder.names if name.lower().endswith(PICKLES)]
     if pickles:
-        reason = "pickled weights can run code and are never opened; use a model with safetensors"
-        raise refuse(folder.path, pickles[0], f"{reason} weights, or convert it with its maker's")
+        reason = "pickled weights can run code and are never opened"
+        raise refuse(folder.path, pickles[0], f"{reason}; use a model with safetensors weights")
     others = present or [name for name in folder.names if name.lower().endswith((".gguf", ".npz"))]
     found = f"found only {others[0]}" if others else "found none"
     raise refuse(folder.path, "weights", f"model.safetensors or model-*.safetensors: {found}")

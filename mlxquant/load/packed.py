@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, ModelError
 from ..files.quote import quote, show
 from .checkpoint import LazyTensor, QuantizedTensor, StoredTensor
 from .folder import refuse
@@ -70,12 +70,7 @@ def read_quantization(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any
     if main is None and other is not None:
         main, note = other, "config.json: quantization is missing, quantization_config is used"
     elif main is not None and other is not None and main != other:
-        keys = sorted(set(main) | set(other), key=str) if isinstance(main, dict) else []
-        key = next((key for key in keys if main.get(key, ...) != other.get(key, ...)), None)
-        mine, theirs = (main, other) if key is None else (_entry(main, key), _entry(other, key))
-        field = "quantization" if key is None else f"quantization[{quote(key)}]"
-        reason = f"conflict: {show(mine)}, but quantization_config says {show(theirs)}"
-        raise refuse(path, field, reason)
+        raise _conflict(path, main, other)
     if main is None:
         return None, note
     if not isinstance(main, dict):
@@ -283,5 +278,11 @@ def _blame(tensor: StoredTensor, reason: str) -> FileFormatError:
     return FileFormatError(tensor.file, f"tensor {quote(tensor.name)}", reason)
 
 
-def _entry(quantization: dict[str, Any], key: str) -> Any:
-    return quantization.get(key, "nothing")
+def _conflict(path: Path, main: Any, other: dict[str, Any]) -> ModelError:
+    """`quantization` and `quantization_config` differ: where first, and both values."""
+    if not isinstance(main, dict):
+        main, other = {_FIELD: main}, {_FIELD: other}
+    key = next(key for key in sorted({*main, *other}) if main.get(key, ...) != other.get(key, ...))
+    mine, theirs = (show(each[key]) if key in each else "nothing" for each in (main, other))
+    field = f"quantization[{quote(key)}]"
+    return refuse(path, field, f"conflict: {mine}, but quantization_config says {theirs}")

@@ -27,6 +27,9 @@ FILE = {
 }
 
 
+EMPTY = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "x.safetensors"
@@ -177,6 +180,7 @@ def test_what_the_library_refuses_is_refused(name: str) -> None:
         "a metadata key twice",
         "a name with a newline",
         "33 dimensions",
+        "a name of 5000 bytes",
     }
     content = HEADERS[name][0]()
     if name in stricter:
@@ -214,6 +218,37 @@ def test_a_huge_file_is_not_read(file: Path) -> None:
     file.write_bytes(raw({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}))
     os.truncate(file, file.stat().st_size + size)
     assert read_header(file).entries["a"].shape == (size,)
+
+
+@pytest.mark.parametrize(
+    ("bound", "header", "says"),
+    [
+        ("TENSORS", {f"t{n}": EMPTY for n in range(4)}, "more than 3 tensors"),
+        (
+            "TENSORS",
+            json.dumps({f"t{n}": EMPTY for n in range(4)}).replace("_", "\\u005f"),
+            "3 tensors",
+        ),
+        ("METADATA_NAMES", {"__metadata__": {str(n): "" for n in range(4)}}, "more than 3 names"),
+        ("METADATA", {"__metadata__": {"a": "long"}}, "text expected within 0 bytes"),
+    ],
+)
+def test_the_cost_of_a_header_is_bounded(
+    bound: str, header: Any, says: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each bound lowered to 3: the reader stops there."""
+    file.write_bytes(raw(header.encode() if isinstance(header, str) else header))
+    read_header(file)
+    monkeypatch.setattr(f"mlxquant.files.safetensors._MAX_{bound}", 3)
+    with pytest.raises(FileFormatError, match=says):
+        read_header(file)
+
+
+def test_a_long_but_bounded_header_is_read(file: Path) -> None:
+    metadata = {"config": json.dumps({"escaped": "\n" * 10**5}), "é" * 2000: ""}
+    head, _ = build_header([("n" * 4000, "U8", (0,) * 32)], metadata)
+    file.write_bytes(head)
+    assert read_header(file).metadata == metadata
 
 
 def test_what_is_no_file_is_said(tmp_path: Path) -> None:
@@ -309,7 +344,7 @@ FILES = st.one_of(laid_out(), mutated(), any_header(), st.binary(max_size=64))
 
 
 @pytest.mark.slow
-@fuzz(1500)
+@fuzz(1000)
 @given(FILES)
 @example(b"")
 @example(raw(b"{" * 10**5))
@@ -331,7 +366,7 @@ def test_chance_gets_a_format_error_or_what_the_library_reads(file: Path, data: 
     } == theirs
 
 
-@fuzz(300)
+@fuzz(150)
 @given(laid_out())
 def test_honest_files_are_read(file: Path, data: bytes) -> None:
     """Files that the library reads are read, unless a name is empty or not printable."""

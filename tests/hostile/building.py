@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 Tensors = dict[str, tuple[str, list[int], bytes]]
+
+#: makes a model in an empty folder; returns what to open where that is not the folder itself
+Builder = Callable[[Path], Path | None]
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -105,3 +109,18 @@ def sharded(folder: Path, **weight_map: Any) -> None:
     names |= {key.replace("_", "."): value for key, value in weight_map.items()}
     index = {"metadata": {"total_size": 1}, "weight_map": names}
     write(folder, "model.safetensors.index.json", index)
+
+
+def config(**changes: Any) -> Builder:
+    """A model with these changes to its config."""
+    return lambda folder: plain(folder, **changes)
+
+
+def replaced(name: str, value: Any) -> Builder:
+    """A model with this in place of one of its files."""
+
+    def build(folder: Path) -> None:
+        plain(folder)
+        write(folder, name, value)
+
+    return build

@@ -35,7 +35,7 @@ HEADERS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
         ("truncated", "100000007", "10"),
     ),
     "not JSON": (lambda: raw(b"{nonsense}   "), ("header @9", "invalid JSON")),
-    "a list": (lambda: raw(b"[1,2,3]"), ("'{' of at most",)),
+    "a list": (lambda: raw(b"[1,2,3]"), ("'{' expected",)),
     "JSON cut short": (lambda: raw(json.dumps({"a": A}).encode()[:-1], b"1234"), ("invalid JSON",)),
     "two objects": (lambda: raw(b"{}{}"), ("invalid JSON",)),
     "a trailing comma": (lambda: raw(b'{"a":%s,}' % json.dumps(A).encode(), b"1234"), ("invalid",)),
@@ -54,7 +54,7 @@ HEADERS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "objects 10^5 deep": (lambda: raw(b'{"a":' * 10**5 + b"1" + b"}" * 10**5), ("invalid JSON",)),
     "lists 10^5 deep in metadata": (
         lambda: raw(b'{"__metadata__":{"a":' + b"[" * 10**5 + b"]" * 10**5 + b"}}"),
-        ("__metadata__ 'a'", "text of at most"),
+        ("__metadata__ 'a'", "text expected within"),
     ),
     "a shape 10^3 deep": (
         lambda: raw(
@@ -89,6 +89,14 @@ HEADERS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     ),
     "a name of nothing": (lambda: raw({"": A}, b"1234"), ("bad name",)),
     "a name with a newline": (lambda: raw({"a\nb": A}, b"1234"), ("bad name", "a\\nb")),
+    "a name of 5000 bytes": (
+        lambda: raw({"n" * 5000: A}, b"1234"),
+        ("header @9", "expected within 4096 bytes"),
+    ),
+    "a shape of 5000 bytes": (
+        lambda: raw(_entry(shape=[1] * 2500)),
+        ("tensor 'a' @13", "expected within 4096 bytes"),
+    ),
     "offsets reversed": (
         lambda: raw(_entry(data_offsets=[4, 0]), b"1234"),
         ("tensor 'a'", "[4, 0]", "reversed"),
