@@ -158,8 +158,9 @@ def verify(
     """
     from .verification import scan
 
-    hashes = manifest_hashes(checkpoint)
-    problems = scan(checkpoint, hashes, progress, threads)
+    problems: list[Problem] = []
+    hashes = manifest_hashes(checkpoint, problems)
+    problems.extend(scan(checkpoint, hashes, progress, threads))
     if checkpoint.config:
         scanned = {shard.name for shard in checkpoint.shards}
         others = {name: value for name, value in hashes.items() if name not in scanned}
@@ -244,7 +245,8 @@ def _eos(checkpoint: Checkpoint, problems: list[Problem]) -> dict[str, list[int 
         return eos_sources(checkpoint)
     except FileFormatError as problem:
         file = Path(problem.file).name
-        problems.append(Problem("config", file, None, f"{problem.field}: {problem.reason}"))
+        if file not in {known.file for known in problems}:
+            problems.append(Problem("config", file, None, f"{problem.field}: {problem.reason}"))
         return {}
 
 

@@ -71,9 +71,10 @@ def read_manifest(checkpoint: Checkpoint, problems: list[Problem]) -> ManifestFa
     )
 
 
-def manifest_hashes(checkpoint: Checkpoint) -> dict[str, str]:
-    """Each file's SHA-256 in hexadecimal, as the manifest says; empty without one."""
-    content = _content(checkpoint, [])
+def manifest_hashes(checkpoint: Checkpoint, problems: list[Problem]) -> dict[str, str]:
+    """Each file's SHA-256 in hexadecimal, as the manifest says; empty without one. What is wrong
+    with the manifest is added to `problems`."""
+    content = _content(checkpoint, problems)
     hashes = {name: entry.get("sha256") for name, entry in _files(content or {}).items()}
     return {
         name: value

@@ -33,6 +33,9 @@ _KINDS = {
 #: the longest chat template that is looked at, bytes
 _TEMPLATE_LIMIT = 4 << 20
 
+#: what the tokenizers library writes before the model, and is told here
+_BEFORE = {"added_tokens", "normalizer", "pre_tokenizer"}
+
 _TOOLS = re.compile(r"\btools?\b")
 _THINKING = re.compile(r"enable_thinking|<think>|\bthinking\b|reasoning_(content|effort)")
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -276,9 +279,9 @@ def _members(text: str) -> dict[str, Any]:
     while True:
         key, at = decoder.raw_decode(text, at)
         at = _skip(text, at, ":")
-        if key == "merges" and into is not found and "vocab" in into and "added_tokens" in found:
+        if key == "merges" and into is not found and "vocab" in into:
             return found
-        if key == "model" and into is found and "pre_tokenizer" in found and text[at] == "{":
+        if key == "model" and into is found and found.keys() >= _BEFORE and text[at] == "{":
             into = found[key] = {}
             at = _skip(text, at, "{")
             continue
