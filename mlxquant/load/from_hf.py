@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, one_line
 from ..files.json_file import INDEX_LIMIT, TOKENIZER_LIMIT, check_json_ends, read_json_object
 from ..files.quote import quote, show
 from ..files.safetensors import read_header
@@ -86,7 +86,7 @@ def open_folder(
         quantization=quantization,
         shards=tuple(shards),
         extra_files=folder.extra_files(code=trust_remote_code),
-        notes=tuple([note] * bool(note) + notes + more),
+        notes=tuple(one_line(line) for line in (note, *notes, *more) if line),
         source=source or os.fspath(path),
         revision=revision,
         trust_remote_code=trust_remote_code,

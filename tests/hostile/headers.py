@@ -95,7 +95,7 @@ HEADERS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     ),
     "a shape of 5000 bytes": (
         lambda: raw(_entry(shape=[1] * 2500)),
-        ("tensor 'a' @13", "expected within 4096 bytes"),
+        ("tensor 'a' @14", "expected within 4096 bytes"),
     ),
     "offsets reversed": (
         lambda: raw(_entry(data_offsets=[4, 0]), b"1234"),

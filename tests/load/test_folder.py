@@ -26,6 +26,7 @@ from hostile.building import (
     write,
 )
 
+from mlxquant import formats
 from mlxquant.errors import FileFormatError, ModelError
 from mlxquant.load.checkpoint import QuantizedTensor, StoredTensor
 from mlxquant.load.from_hf import open_folder
@@ -95,6 +96,13 @@ def test_shards_without_an_index(tmp_path: Path) -> None:
         "model-00002-of-00002.safetensors",
     ]
     assert list(found.stored) == list(weights())
+
+
+def test_a_name_cannot_break_a_line_of_the_notes(tmp_path: Path) -> None:
+    plain(tmp_path)
+    write(tmp_path, "x\x1b[2J\n.safetensors", b"")
+    (note,) = open_folder(tmp_path).notes
+    assert note.isprintable()
 
 
 def test_a_single_file_goes_before_shards_that_no_index_names(tmp_path: Path) -> None:
@@ -348,9 +356,19 @@ def test_weights_as_mlx_packs_them(quantization: dict[str, Any], name: str, tmp_
     assert isinstance(layer, QuantizedTensor)
     assert (layer.shape, layer.format) == ((3, 6, 256), name)
     assert [part.name for part in layer.parts] == [f"{LAYER}.{part}" for part in arrays]
+    assert [part.suffix for part in formats.get(name).parts] == list(arrays)
+    assert formats.from_mlx(**{"mode": "affine"} | quantization).name == name
     assert layer.nbytes == sum(array.nbytes for array in arrays.values())
     assert isinstance(found.tensors["norm.weight"], StoredTensor)
     assert found.notes == ()
+
+
+def test_every_format_is_found() -> None:
+    """The modes above are all that there are, and the defaults are those of the formats."""
+    from mlxquant.load import packed as reader
+
+    assert {name for _, name in MODES} == set(formats.names())
+    assert reader._DEFAULTS == formats.MODE_DEFAULTS
 
 
 def test_each_layer_as_its_entry_says(tmp_path: Path) -> None:
