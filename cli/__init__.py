@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -35,6 +36,17 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. The reader of our pipe going away (`| head`) is not an error, but nothing
+        more can be said; click itself would leave with status 1."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return result
+
 
 @click.group(
     cls=LazyGroup,
@@ -50,7 +62,6 @@ def main() -> None:
     """Run the command line and exit with its status."""
     try:
         status = app.main(prog_name="mlxquant", standalone_mode=False)
-        sys.stdout.flush()
     except click.exceptions.Exit as stop:
         status = stop.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -62,8 +73,4 @@ def main() -> None:
     except MlxquantError as problem:
         click.echo(f"error: {problem}", err=True)
         status = problem.exit_status
-    except BrokenPipeError:
-        # The reader of our pipe went away (`| head`): not an error, but nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
     sys.exit(status if isinstance(status, int) else 0)

@@ -263,7 +263,7 @@ class Chat:
 
 def piped_lines() -> Callable[[], str | None]:
     """Reads a message a line from standard input."""
-    stream = click.get_binary_stream("stdin")
+    stream = sys.stdin.buffer
 
     def read() -> str | None:
         line = stream.readline()

@@ -64,7 +64,7 @@ def read_prompt(given: str | None) -> str:
         raise click.UsageError("no prompt: give --prompt TEXT, or pipe it in")
     else:
         try:
-            prompt = click.get_binary_stream("stdin").read().decode()
+            prompt = sys.stdin.buffer.read().decode()
         except UnicodeDecodeError as problem:
             raise click.UsageError(f"standard input is not UTF-8 text: {problem}") from problem
     if not prompt.strip():
