@@ -72,25 +72,26 @@ class StoredTensor:
         out = np.empty(end - begin, dtype=carrier)
         view = out.data.cast("B") if out.size else memoryview(b"")
         offset, done = self.start + begin * carrier.itemsize, 0
-        handle = os.open(self.file, os.O_RDONLY)
         try:
-            while done < len(view):
-                got = os.preadv(handle, [view[done : done + (1 << 26)]], offset + done)
-                if got == 0:
-                    raise FileFormatError(
-                        self.file,
-                        f"tensor {self.name!r}",
-                        f"file ends at byte {offset + done}, {self.stop} expected; "
-                        "it changed since it was opened",
-                        offset,
-                    )
-                done += got
+            handle = os.open(self.file, os.O_RDONLY)
+            try:
+                while done < len(view):
+                    got = os.preadv(handle, [view[done : done + (1 << 26)]], offset + done)
+                    if got == 0:
+                        raise FileFormatError(
+                            self.file,
+                            f"tensor {self.name!r}",
+                            f"file ends at byte {offset + done}, {self.stop} expected; "
+                            "it changed since it was opened",
+                            offset,
+                        )
+                    done += got
+            finally:
+                os.close(handle)
         except OSError as problem:
             raise FileFormatError(
                 self.file, f"tensor {self.name!r}", f"cannot be read: {problem.strerror}", offset
             ) from problem
-        finally:
-            os.close(handle)
         return out
 
 

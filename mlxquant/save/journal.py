@@ -1,8 +1,8 @@
 """What an interrupted run has finished, so that the next one goes on from there.
 
-`journal` in the partial folder: a line of JSON that identifies the run (the plan, the source, the
-versions), then the numbers of finished units, a batch a line, each written only after the bytes
-that it speaks of are on disk. A torn last line is ignored.
+A line of JSON that identifies the run (the plan, the source, the versions), then the numbers of
+finished units, a batch a line, each written only after the bytes that it speaks of are on disk. A
+torn last line is ignored.
 """
 
 from __future__ import annotations
@@ -13,59 +13,95 @@ import os
 from pathlib import Path
 
 from ..errors import OutputError
+from ..files.atomic import write_at
 
 __all__ = ["Journal"]
 
 
 class Journal:
-    """The journal of one partial folder, locked against a second run.
+    """The journal of one partial folder, locked against a second run from here to `close`.
 
     Args:
-        path: the file; made if it is missing.
-        identity: what this run is; a journal with another identity is refused.
+        path: the file; it and its folder are made if they are missing.
+
+    Attributes:
+        finished: numbers of the units whose bytes are on disk; known after `begin`.
 
     Raises:
-        OutputError: another run holds the lock, or the journal is another run's.
+        OutputError: another run holds the lock.
+        OSError: the file cannot be made.
     """
 
-    def __init__(self, path: Path, identity: str) -> None:
+    def __init__(self, path: Path) -> None:
         self.finished: set[int] = set()
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._read(path, identity)
-        except BlockingIOError as problem:
-            os.close(self._handle)
-            raise OutputError(f"{path.parent}: another run is writing here") from problem
-        except BaseException:
-            os.close(self._handle)
-            raise
+        self._path = path
+        self._head = self._end = 0
+        self._handle = _open_locked(path)
 
-    def _read(self, path: Path, identity: str) -> None:
-        head = json.dumps({"run": identity}) + "\n"
-        text = path.read_text(encoding="ascii", errors="replace")
-        if not text.endswith("\n"):
-            text = text[: text.rfind("\n") + 1]
+    def begin(self, identity: str) -> None:
+        """Read what was finished by the run that this one continues, or write the first line.
+
+        Args:
+            identity: what this run is.
+
+        Raises:
+            OutputError: the journal is another run's.
+        """
+        head = (json.dumps({"run": identity}) + "\n").encode()
+        text = self._path.read_bytes()
+        text = text[: text.rfind(b"\n") + 1]
         if not text:
             os.ftruncate(self._handle, 0)
-            os.write(self._handle, head.encode())
-            return
+            write_at(self._handle, memoryview(head), 0)
+            text = head
         lines = text.splitlines(keepends=True)
         if lines[0] != head:
             raise OutputError(
-                f"{path.parent}: belongs to another model, request or version; --force starts over"
+                f"{self._path.parent}: belongs to another model, request or version; "
+                "--force starts over"
             )
         for line in lines[1:]:
             self.finished.update(int(number) for number in line.split() if number.isdigit())
-        os.ftruncate(self._handle, len(text))
-        os.lseek(self._handle, 0, os.SEEK_END)
+        self._head, self._end = len(head), len(text)
+        os.ftruncate(self._handle, self._end)
 
     def add(self, numbers: list[int]) -> None:
         """Record units whose bytes are on disk."""
-        os.write(self._handle, (" ".join(map(str, numbers)) + "\n").encode())
+        line = (" ".join(map(str, numbers)) + "\n").encode()
+        write_at(self._handle, memoryview(line), self._end)
         os.fsync(self._handle)
+        self._end += len(line)
         self.finished.update(numbers)
+
+    def forget(self) -> None:
+        """Nothing is finished after all; before `begin`, whose run this was is forgotten too."""
+        os.ftruncate(self._handle, self._head)
+        self._end = self._head
+        self.finished.clear()
 
     def close(self) -> None:
         """Release the lock."""
         os.close(self._handle)
+
+
+def _open_locked(path: Path) -> int:
+    """The file, locked for this process."""
+    while True:
+        path.parent.mkdir(exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except FileNotFoundError:
+            continue  # a run that ended just now took its folder away
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except BlockingIOError as problem:
+            os.close(handle)
+            raise OutputError(f"{path.parent}: another run is writing here") from problem
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # the lock is on a file that a run that ended just now took away

@@ -1,6 +1,6 @@
 """The MLX folder sink: what stock `mlx_lm.load` opens, written so that memory stays flat.
 
-Everything is written to `<output>.partial`; the folder gets its name when it is complete and
+Everything is written below `<output>.partial`; the output gets its name when it is complete and
 synced. An interrupted run leaves the partial folder behind, and `resume` ends in the same bytes.
 """
 
@@ -9,16 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError, OutputError, RequestError, WriteError
-from ..files.atomic import sync_folder, write_file
-from .journal import Journal
+from ..errors import FileFormatError, ModelError, OutputError, RequestError
+from ..files.atomic import sync_file, sync_folder, write_file
 from .layout import Layout, lay_out
 from .manifest import (
     MANIFEST,
@@ -28,14 +26,13 @@ from .manifest import (
     manifest,
     versions,
 )
+from .partial import Partial, check_output, check_space, partial_of, write_error
 
 if TYPE_CHECKING:
     from ..models.mlx_lm import SourceModel
     from ..quantize.policy import Plan
 
 __all__ = ["Result", "check_output", "save_folder"]
-
-JOURNAL = "journal"
 
 
 @dataclass(frozen=True)
@@ -84,47 +81,6 @@ class Result:
         }
 
 
-def partial_of(output: Path) -> Path:
-    """Where an output is while it is not complete."""
-    return output.with_name(output.name + ".partial")
-
-
-def check_output(
-    output: str | PathLike[str] | None, *, force: bool = False, resume: bool = False
-) -> None:
-    """Say before any work what stands in the way of an output folder.
-
-    Raises:
-        OutputError: it exists, its parent is missing or read-only, or an interrupted run is there.
-    """
-    if output is None:
-        raise RequestError("no output folder: name one with -o")
-    final = Path(output)
-    parent = final.absolute().parent
-    if not parent.is_dir():
-        raise OutputError(f"{final}: the folder {parent} does not exist; create it first")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{final}: the folder {parent} is read-only")
-    if final.is_symlink() or final.exists():
-        if not force:
-            raise OutputError(f"{final}: exists already; --force replaces it")
-        if final.is_symlink() or not _is_replaceable(final):
-            raise OutputError(f"{final}: is not a model folder; --force replaces only those")
-    if partial_of(final).exists() and not (resume or force):
-        raise OutputError(
-            f"{partial_of(final)}: an interrupted run is here; --resume finishes it, "
-            "--force starts over"
-        )
-
-
-def _is_replaceable(folder: Path) -> bool:
-    """An empty folder, or one that holds a model and nothing that looks like a project."""
-    if not folder.is_dir():
-        return False
-    names = {entry.name for entry in folder.iterdir()}
-    return not names or ("config.json" in names and ".git" not in names)
-
-
 def save_folder(
     plan: Plan,
     source: SourceModel,
@@ -141,31 +97,24 @@ def save_folder(
     final = Path(output)
     _check_apart(final, source.checkpoint.path)
     layout = lay_out(plan, source)
-    partial = partial_of(final)
-    if partial.exists() and force and not resume:
-        shutil.rmtree(partial)
-    started = partial.exists()
-    try:
-        partial.mkdir(exist_ok=True)
-    except OSError as problem:
-        raise OutputError(f"{final}: cannot be created: {problem.strerror}") from problem
+    check_space(final, layout.nbytes)
     stamps = _stamps(source)
+    identity = _identity(plan, source, layout, stamps)
+    partial = Partial(final, identity, force=force, resume=resume)
     try:
-        journal = Journal(partial / JOURNAL, _identity(plan, source, layout, stamps))
-    except OSError as problem:
-        raise OutputError(f"{partial}: cannot be written: {problem.strerror}") from problem
-    try:
-        if not started:
-            _check_space(partial, layout.nbytes)
-        files = _write(plan, source, layout, partial, journal, threads, progress)
+        if not all(_has_size(partial.folder / shard.name, shard.size) for shard in layout.shards):
+            partial.journal.forget()
+        files = _write(plan, source, layout, partial, threads, progress)
         if _stamps(source) != stamps:
             raise ModelError(f"{source.checkpoint.path}: changed while it was read; run again")
-    except (ModelError, OutputError):
-        shutil.rmtree(partial)  # a resumed run could only fail in the same way
+        partial.publish()
+    except (FileFormatError, ModelError) as problem:
+        # A resumed run could only fail in the same way, unless it was the reading that failed.
+        if isinstance(problem, ModelError) or _stamps(source) != stamps:
+            partial.discard()
         raise
     finally:
-        journal.close()
-    _publish(partial, final)
+        partial.close()
     checkpoint = source.checkpoint
     return Result(plan, layout, checkpoint.nbytes, checkpoint.notes, final, files)
 
@@ -174,8 +123,7 @@ def _write(
     plan: Plan,
     source: SourceModel,
     layout: Layout,
-    partial: Path,
-    journal: Journal,
+    partial: Partial,
     threads: int | None,
     progress: Callable[[int, int, str], None] | None,
 ) -> dict[str, dict[str, Any]]:
@@ -184,7 +132,8 @@ def _write(
 
     from .work import Work
 
-    work = Work(plan, source, layout, partial, journal)
+    folder = partial.folder
+    work = Work(plan, source, layout, folder, partial.journal)
     # Freed chunks go back to the system: kept, they would add up over threads and chunk sizes.
     before = mx.set_cache_limit(0)
     try:
@@ -196,22 +145,21 @@ def _write(
         for shard in layout.shards
     }
     try:
-        for name in _write_small_files(plan, source, layout, partial):
-            files[name] = file_hash(partial / name)
+        for name in _write_small_files(plan, source, layout, folder):
+            files[name] = file_hash(folder / name)
         hashes = work.source_hashes
         hashes["config.json"] = file_hash(source.checkpoint.path / "config.json")["sha256"]
-        write_file(partial / MANIFEST, manifest(plan, source, hashes, files))
-        files[MANIFEST] = file_hash(partial / MANIFEST)
-        for folder in {(partial / name).parent for name in files}:
-            sync_folder(folder)
+        write_file(folder / MANIFEST, manifest(plan, source, hashes, files))
+        files[MANIFEST] = file_hash(folder / MANIFEST)
+        _remove_others(folder, files)
+        for inside in {(folder / name).parent for name in files}:
+            sync_folder(inside)
     except OSError as problem:
-        raise WriteError(
-            f"{partial}: writing failed: {problem.strerror}; run again with --resume"
-        ) from problem
+        raise write_error(folder, problem) from problem
     return files
 
 
-def _write_small_files(plan: Plan, source: SourceModel, layout: Layout, partial: Path) -> list[str]:
+def _write_small_files(plan: Plan, source: SourceModel, layout: Layout, folder: Path) -> list[str]:
     """config.json, the index, the tokenizer's and other files as they were; returns their names."""
     from mlx_lm.utils import save_config
 
@@ -224,7 +172,8 @@ def _write_small_files(plan: Plan, source: SourceModel, layout: Layout, partial:
         config["torch_dtype"] = plan.request.dtype
         if "dtype" in config:
             config["dtype"] = plan.request.dtype
-    save_config(config, partial / "config.json", keep_vision_config=source.keeps_vision)
+    save_config(config, folder / "config.json", keep_vision_config=source.keeps_vision)
+    sync_file(folder / "config.json")
     index = {
         "metadata": {
             "total_size": sum(output.stop - output.start for output in layout.outputs),
@@ -235,20 +184,40 @@ def _write_small_files(plan: Plan, source: SourceModel, layout: Layout, partial:
             for output in sorted(layout.outputs, key=lambda output: output.name)
         },
     }
-    write_file(partial / "model.safetensors.index.json", json.dumps(index, indent=4).encode())
+    write_file(folder / "model.safetensors.index.json", json.dumps(index, indent=4).encode())
     names = ["config.json", "model.safetensors.index.json"]
     for relative in source.checkpoint.extra_files:
-        target = partial / relative
+        target = folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         write_file(target, (source.checkpoint.path / relative).read_bytes())
         names.append(str(relative))
     return names
 
 
+def _remove_others(folder: Path, files: Collection[str]) -> None:
+    """Leave nothing in the folder but the model's own files."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path.relative_to(folder).as_posix() not in files:
+            path.unlink()
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
 def _stamps(source: SourceModel) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of the source's weight files."""
-    stats = [(path.name, path.stat()) for path in source.checkpoint.shards]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    """Name, size and time of change of the source's weight files; -1 for one that is gone."""
+    stamps = []
+    for path in source.checkpoint.shards:
+        try:
+            stat = path.stat()
+            stamps.append((path.name, stat.st_size, stat.st_mtime_ns))
+        except OSError:
+            stamps.append((path.name, -1, -1))
+    return stamps
 
 
 def _identity(
@@ -268,29 +237,17 @@ def _identity(
 
 
 def _check_apart(final: Path, model: Path) -> None:
-    """The output must not replace the model that is read."""
-    output, folder = final.resolve(), model.resolve()
-    if output == folder or output in folder.parents:
-        raise OutputError(f"{final}: is where the model itself lies; choose another output")
+    """Neither the output nor its partial folder may hold the model that is read, or lie in it."""
+    for output in (final, partial_of(final)):
+        if _is_inside(model, output):
+            raise OutputError(f"{output}: the model itself lies there; choose another output")
+        if _is_inside(output, model):
+            raise OutputError(f"{final}: lies in the model's folder {model}; choose another output")
 
 
-def _check_space(folder: Path, need: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise OutputError(
-            f"{folder}: the output takes {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
-        )
-
-
-def _publish(partial: Path, final: Path) -> None:
-    """Give the complete folder its name; an old one is set aside until that is done."""
-    (partial / JOURNAL).unlink()
-    old = final.with_name(final.name + ".replaced")
-    if old.exists():
-        shutil.rmtree(old)
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    sync_folder(final.absolute().parent)
-    if old.exists():
-        shutil.rmtree(old)
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path is the folder or lies in it; either may not exist, or be spelt differently."""
+    if not folder.exists():
+        return False
+    real = path.resolve()
+    return any(place.exists() and place.samefile(folder) for place in (real, *real.parents))

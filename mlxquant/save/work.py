@@ -6,17 +6,19 @@
     the caller       syncs, writes the journal, reports progress
 
 Bytes have their places before work starts, so neither the number of threads nor the order in which
-units finish changes anything. Every loop stops when one of them fails.
+units finish changes anything. Every loop stops when one of them fails. The caller takes no lock:
+Ctrl-C may strike it anywhere, and a lock that it left taken would stop the threads for ever.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +27,7 @@ from ..errors import FileFormatError, ModelError, WriteError, one_line
 from ..files.atomic import write_at
 from ..formats.base import Array, NonFiniteError
 from ..quantize.rows import encode_rows, float_rows, stored_rows
+from .partial import write_error
 
 if TYPE_CHECKING:
     from ..models.mlx_lm import SourceModel
@@ -39,7 +42,8 @@ Progress = Callable[[int, int, str], None]
 #: the journal is written, and the shards synced, each time so many bytes of output are new
 SYNC_BYTES = 128 << 20
 
-HASH_BYTES = 4 << 20
+#: what a core keeps in its own cache between the copy from the kernel and the hash
+HASH_BYTES = 256 << 10
 
 
 class _Stopped(Exception):
@@ -58,9 +62,11 @@ class Work:
         self._plan, self._source, self._layout = plan, source, layout
         self._folder, self._journal = folder, journal
         self._changed = threading.Condition()
+        self._done: SimpleQueue[int | None] = SimpleQueue()
         self._failure: BaseException | None = None
         self._stop = False
         self._fresh: list[int] = []
+        self._recording = False
         self._pending = [0] * len(layout.outputs)
         for unit in layout.units:
             if unit.number not in journal.finished:
@@ -77,10 +83,7 @@ class Work:
             WriteError: the disk is full or failed. ModelError: a weight is NaN or infinite.
             FileFormatError: the source changed or cannot be read.
         """
-        self._handles = [
-            os.open(self._folder / shard.name, os.O_RDWR | os.O_CREAT, 0o644)
-            for shard in self._layout.shards
-        ]
+        self._handles: list[int] = []
         jobs = [self._guard(self._encode) for _ in range(threads)]
         jobs.append(self._guard(self._hash_outputs))
         jobs.append(self._guard(lambda: self._hash_sources(sources)))
@@ -91,15 +94,12 @@ class Work:
                 thread.start()
             self._watch(running, progress)
         except BaseException as problem:
-            with self._changed:
-                self._stop = True
-            for thread in running:
-                if thread.ident is not None:
-                    thread.join()
-            if isinstance(problem, KeyboardInterrupt):
-                self._record()
+            self._stop = True
+            _join(running)
+            if not isinstance(problem, ModelError | FileFormatError):
+                self._record_the_last()
             if isinstance(problem, OSError):
-                raise _write_error(self._folder, problem) from problem
+                raise write_error(self._folder, problem) from problem
             raise
         finally:
             for handle in self._handles:
@@ -107,59 +107,65 @@ class Work:
 
     def _prepare(self) -> None:
         """The headers, and the files' full (sparse) length."""
-        for handle, shard in zip(self._handles, self._layout.shards, strict=True):
+        for shard in self._layout.shards:
+            handle = os.open(self._folder / shard.name, os.O_RDWR | os.O_CREAT, 0o644)
+            self._handles.append(handle)
             os.ftruncate(handle, shard.size)
             write_at(handle, memoryview(shard.header), 0)
 
     def _watch(self, running: list[threading.Thread], progress: Progress | None) -> None:
-        """Journal and report until every thread is done; raise the first failure."""
+        """Journal and report until every thread has ended; raise the first failure."""
         total = sum(self._unit_bytes(unit) for unit in self._layout.units)
-        done = sum(
+        count = total - sum(
             self._unit_bytes(unit)
             for unit in self._layout.units
-            if unit.number in self._journal.finished
+            if unit.number not in self._journal.finished
         )
-        synced = done
-        while True:
-            with self._changed:
-                self._changed.wait(0.1)
-                if self._failure is not None:
-                    break
-                new = self._fresh[:]
-            count = done + sum(self._unit_bytes(self._layout.units[n]) for n in new)
+        synced = count
+        left = len(running)
+        while left:
+            number = self._done.get()
+            if self._failure is not None:
+                raise self._failure
+            if number is None:
+                left -= 1
+                continue
+            unit = self._layout.units[number]
+            self._fresh.append(number)
+            count += self._unit_bytes(unit)
             if progress is not None:
-                name = self._plan.items[self._layout.units[new[-1]].item].name if new else ""
-                progress(count, total, name)
+                progress(count, total, self._plan.items[unit.item].name)
             if count - synced >= SYNC_BYTES:
-                done += sum(self._unit_bytes(self._layout.units[n]) for n in self._record())
-                synced = done
-            if not any(thread.is_alive() for thread in running):
-                break
-        if self._failure is not None:
-            if not isinstance(self._failure, ModelError | FileFormatError):
-                self._record_quietly()
-            raise self._failure
+                self._record()
+                synced = count
         self._record()
         if progress is not None:
             progress(total, total, "")
 
-    def _record(self) -> list[int]:
-        """Sync the shards, then note which units that makes safe; returns their numbers."""
-        with self._changed:
-            numbers, self._fresh = self._fresh, []
+    def _record(self) -> None:
+        """Sync the shards, then note which units that makes safe.
+
+        A sync that fails is told so once only: of what was written before it nothing may be noted
+        any more, although another sync would succeed.
+        """
+        self._recording = True
         for handle in self._handles:
             os.fsync(handle)
-        if numbers:
-            self._journal.add(numbers)
-        return numbers
+        if self._fresh:
+            self._journal.add(self._fresh)
+        self._fresh = []
+        self._recording = False
 
-    def _record_quietly(self) -> None:
+    def _record_the_last(self) -> None:
         """As `_record`, on the way out of a failure that is reported anyway."""
-        try:
+        if self._recording:
+            return
+        while not self._done.empty():
+            number = self._done.get()
+            if number is not None:
+                self._fresh.append(number)
+        with suppress(OSError):
             self._record()
-        except OSError as problem:
-            if problem.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG):
-                raise
 
     def _unit_bytes(self, unit: Unit) -> int:
         """Float bytes that a unit stands for, for progress."""
@@ -180,7 +186,8 @@ class Work:
                     self._stop = True
                     if self._failure is None:
                         self._failure = problem
-                    self._changed.notify_all()
+            finally:
+                self._done.put(None)
 
         return run
 
@@ -204,10 +211,10 @@ class Work:
                         place.start + unit.begin * step,
                     )
                 with self._changed:
-                    self._fresh.append(unit.number)
                     for output in unit.outputs:
                         self._pending[output] -= 1
                     self._changed.notify_all()
+                self._done.put(unit.number)
 
     def _length(self, unit: Unit, output: int) -> int:
         """How many of the unit's steps (rows or elements) the whole output has."""
@@ -243,11 +250,15 @@ class Work:
         for path in sources:
             digest = hashlib.sha256()
             buffer = bytearray(HASH_BYTES)
-            with path.open("rb", buffering=0) as file:
-                while got := file.readinto(buffer):
-                    if self._stop:
-                        raise _Stopped
-                    digest.update(memoryview(buffer)[:got])
+            try:
+                with path.open("rb", buffering=0) as file:
+                    while got := file.readinto(buffer):
+                        if self._stop:
+                            raise _Stopped
+                        digest.update(memoryview(buffer)[:got])
+            except OSError as problem:
+                reason = f"cannot be read: {problem.strerror}"
+                raise FileFormatError(path, "file", reason) from problem
             self.source_hashes[path.name] = digest.hexdigest()
 
     def _hash_outputs(self) -> None:
@@ -260,7 +271,7 @@ class Work:
                     continue
                 with self._changed:
                     while self._pending[index] and not self._stop:
-                        self._changed.wait()
+                        self._changed.wait(0.1)  # who sets `_stop` wakes nobody
                     if self._stop:
                         raise _Stopped
                 at = output.start
@@ -274,10 +285,10 @@ class Work:
             self.output_hashes[shard.name] = digest.hexdigest()
 
 
-def _write_error(folder: Path, problem: OSError) -> WriteError:
-    """What a user can do about a failed write."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        what = "the disk is full; free some space"
-    else:
-        what = f"writing failed: {problem.strerror}"
-    return WriteError(f"{folder}: {what}, then run the same command with --resume")
+def _join(threads: Sequence[threading.Thread]) -> None:
+    """Wait for every thread that was started, whatever the user presses: they use our files."""
+    while any(thread.is_alive() for thread in threads):
+        with suppress(KeyboardInterrupt):
+            for thread in threads:
+                if thread.is_alive():
+                    thread.join()

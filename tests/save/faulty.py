@@ -115,15 +115,14 @@ class Disk:
             path, _, flags = arguments
             if not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 return
-            path = os.path.abspath(os.fsdecode(path))
+            path = absolute(path)
             if self._call("open", path) and flags & os.O_TRUNC:
                 self._dirty[path] = None
         elif event in ("os.mkdir", "os.remove", "os.rmdir"):
-            folder = arguments[-1]
-            name = os.fsdecode(arguments[0])
-            self._call(event, os.path.join(path_of(folder), name) if folder >= 0 else name)
+            folder = path_of(arguments[-1]) if arguments[-1] >= 0 else "."
+            self._call(event, absolute(os.fsdecode(arguments[0]), folder))
         elif event == "os.rename":
-            before, after = (os.path.abspath(os.fsdecode(p)) for p in arguments[:2])
+            before, after = (absolute(p) for p in arguments[:2])
             if self._call("os.rename", after):
                 self._dirty = {
                     after + path.removeprefix(before) if path.startswith(before) else path: ranges
@@ -132,12 +131,11 @@ class Disk:
 
     def _call(self, what: str, path: str) -> bool:
         """Count a call that is about to happen; the chosen one goes wrong."""
-        path = os.path.abspath(path)
-        if not path.startswith(self._root):
+        if not f"{path}/".startswith(self._root):
             return False
         with self._lock:
             self._count += 1
-            line = json.dumps([what, path.removeprefix(self._root)]) + "\n"
+            line = json.dumps([what, f"{path}/".removeprefix(self._root)[:-1]]) + "\n"
             os.write(self._log, line.encode())
             fault = self._fault
             if self._count != fault.call or fault.what in ("half", "short"):
@@ -208,14 +206,19 @@ class Disk:
     @property
     def dirty(self) -> list[str]:
         """Files that exist and are not synced."""
-        return [path for path in self._dirty if os.path.exists(path)]
+        return [path for path in self._dirty if Path(path).exists()]
 
 
 def path_of(handle: int) -> str:
     """The path of an open file or folder."""
     if hasattr(fcntl, "F_GETPATH"):
         return fcntl.fcntl(handle, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0").decode()
-    return os.readlink(f"/proc/self/fd/{handle}")
+    return str(Path(f"/proc/self/fd/{handle}").readlink())
+
+
+def absolute(path: Any, folder: str = ".") -> str:
+    """The path as a string, from the root on."""
+    return str((Path(folder) / os.fsdecode(path)).absolute())
 
 
 def child(order: dict[str, Any], log: int, report: int) -> int:
@@ -226,8 +229,7 @@ def child(order: dict[str, Any], log: int, report: int) -> int:
     layout.UNIT_BYTES, layout.SHARD_BYTES = UNIT_BYTES, SHARD_BYTES
     work.SYNC_BYTES = SYNC_BYTES
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    root = os.path.dirname(order["output"]) + "/"
-    disk = Disk(root, Fault(**order["fault"]), log)
+    disk = Disk(f"{Path(order['output']).parent}/", Fault(**order["fault"]), log)
     status, error = 0, ""
     try:
         mlxquant.quantize(order["model"], order["output"], **order["options"])
@@ -248,8 +250,6 @@ def child(order: dict[str, Any], log: int, report: int) -> int:
 
 def serve() -> None:
     """Fork a child for each order that comes on standard input."""
-    import mlx_lm.models.llama
-    import mlx_lm.utils
 
     import mlxquant.load.from_hf
     import mlxquant.load.hub

@@ -1,0 +1,227 @@
+"""Where an output is while it is not complete, and how it gets its name.
+
+    OUT.partial/
+      journal     what is finished, and the lock of the run at work
+      model/      becomes OUT when it is complete and synced
+      replaced/   the old OUT, from just before model/ becomes OUT until just after
+
+Nothing else is touched. The journal is made first and removed last, so that a folder without one is
+nobody's interrupted run.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from os import PathLike
+from pathlib import Path
+
+from ..errors import OutputError, RequestError, WriteError
+from ..files.atomic import sync_folder
+from .journal import Journal
+
+__all__ = ["Partial", "check_output", "check_space", "partial_of", "write_error"]
+
+JOURNAL, MODEL, REPLACED = "journal", "model", "replaced"
+
+
+def partial_of(output: Path) -> Path:
+    """Where an output is while it is not complete."""
+    return output.with_name(output.name + ".partial")
+
+
+def check_output(
+    output: str | PathLike[str] | None, *, force: bool = False, resume: bool = False
+) -> None:
+    """Say before any work what stands in the way of an output folder.
+
+    Raises:
+        OutputError: it exists, its parent is missing or read-only, or an interrupted run is there.
+    """
+    if output is None:
+        raise RequestError("no output folder: name one with -o")
+    final = Path(output)
+    if final.name in ("", ".."):
+        raise OutputError(f"{final}: is no name for a new folder; choose another output")
+    try:
+        _check_final(final, force, resume)
+        _check_partial(partial_of(final), force or resume)
+    except OSError as problem:
+        raise OutputError(f"{final}: cannot be written: {problem.strerror}") from problem
+
+
+def check_space(output: Path, need: int) -> None:
+    """Refuse to begin what cannot end; what an interrupted run has written counts as free.
+
+    Args:
+        need: bytes of the output.
+
+    Raises:
+        OutputError: there is less room.
+    """
+    folder = output.absolute().parent
+    written = (partial_of(output) / MODEL).glob("*.safetensors")
+    free = shutil.disk_usage(folder).free + sum(512 * path.stat().st_blocks for path in written)
+    if free < need:
+        raise OutputError(
+            f"{folder}: the output takes {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; free "
+            "some space or choose another output"
+        )
+
+
+def _check_final(final: Path, force: bool, resume: bool) -> None:
+    parent = final.absolute().parent
+    if not parent.is_dir():
+        raise OutputError(f"{final}: the folder {parent} does not exist; create it first")
+    if not _is_writable(parent):
+        raise OutputError(f"{final}: the folder {parent} is read-only; choose another output")
+    if not os.path.lexists(final):
+        return
+    if not force:
+        raise _exists(final, resume)
+    if final.is_symlink() or not _is_replaceable(final):
+        raise OutputError(f"{final}: is not a model folder; --force replaces only those")
+    if not _is_writable(final):
+        raise OutputError(f"{final}: is read-only; --force cannot replace it")
+    if final.is_mount():
+        raise OutputError(f"{final}: is a mount point; choose a folder inside it")
+
+
+def _check_partial(partial: Path, expected: bool) -> None:
+    if not os.path.lexists(partial):
+        return
+    if partial.is_symlink() or not _is_interrupted_run(partial):
+        raise OutputError(
+            f"{partial}: is in the way and no interrupted run; move it, or choose another output"
+        )
+    if not expected:
+        raise OutputError(
+            f"{partial}: an interrupted run is here; --resume finishes it, --force starts over"
+        )
+    if not _is_writable(partial):
+        raise OutputError(f"{partial}: is read-only; choose another output")
+
+
+def _exists(final: Path, resume: bool) -> OutputError:
+    partial = partial_of(final)
+    if resume and partial.is_dir() and not (partial / MODEL).exists():
+        return OutputError(f"{final}: is complete already; {partial} is left over, delete it")
+    return OutputError(f"{final}: exists already; --force {'--resume ' * resume}replaces it")
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """An empty folder, or one that holds a model and nothing that looks like a project."""
+    if not folder.is_dir():
+        return False
+    names = {entry.name for entry in folder.iterdir()}
+    return not names or ("config.json" in names and ".git" not in names)
+
+
+def _is_interrupted_run(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    names = {entry.name for entry in folder.iterdir()}
+    return not names or JOURNAL in names
+
+
+class Partial:
+    """The partial folder of one run, locked from here to `close`.
+
+    Args:
+        final: the output.
+        identity: what this run is; an interrupted run with another identity is refused.
+        force: replace `final`; without `resume`, also discard what an interrupted run left.
+        resume: continue what an interrupted run left.
+
+    Attributes:
+        folder: where to write; becomes `final`.
+        journal: what is in there already.
+
+    Raises:
+        OutputError: it cannot be made, another run is at work there, or it is another run's.
+    """
+
+    def __init__(self, final: Path, identity: str, *, force: bool, resume: bool) -> None:
+        self._final, self._force = final, force
+        self._root = partial_of(final)
+        self._replaced = self._root / REPLACED
+        self.folder = self._root / MODEL
+        try:
+            self.journal = Journal(self._root / JOURNAL)
+            try:
+                if os.path.lexists(final) and not force:  # another run was faster
+                    raise _exists(final, resume)
+                if force and not resume:
+                    self.journal.forget()
+                    self._restore()
+                    _remove(self.folder)
+                self.journal.begin(identity)
+                self.folder.mkdir(exist_ok=True)
+            except BaseException:
+                self.close()
+                raise
+        except OSError as problem:
+            raise OutputError(f"{self._root}: cannot be written: {problem.strerror}") from problem
+
+    def publish(self) -> None:
+        """Give the complete folder its name.
+
+        Raises:
+            OutputError: somebody else made the output meanwhile.
+            WriteError: it cannot be renamed. In both cases a resumed run has little left to do.
+        """
+        if os.path.lexists(self._final) and not self._force:
+            raise _exists(self._final, resume=True)
+        try:
+            try:
+                if os.path.lexists(self._final):
+                    _remove(self._replaced)
+                    self._final.rename(self._replaced)
+                self.folder.rename(self._final)
+            except BaseException:
+                self._restore()
+                raise
+            sync_folder(self._final.absolute().parent)
+        except OSError as problem:
+            raise write_error(self._root, problem) from problem
+
+    def discard(self) -> None:
+        """Give up what was written."""
+        self.journal.forget()
+        self._restore()
+        _remove(self.folder)
+
+    def close(self) -> None:
+        """Release the lock; a partial folder that holds nothing of worth any more goes away."""
+        try:
+            if not self.folder.exists():
+                if os.path.lexists(self._final):
+                    _remove(self._replaced)
+                if not self._replaced.exists():
+                    _remove(self._root)
+        finally:
+            self.journal.close()
+
+    def _restore(self) -> None:
+        """An old output that was set aside gets its name back, unless the new one has it."""
+        if self._replaced.exists() and not os.path.lexists(self._final):
+            self._replaced.rename(self._final)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder as far as possible, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_error(folder: Path, problem: OSError) -> WriteError:
+    """What a user can do about a failed write."""
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = "the disk is full; free some space"
+    else:
+        what = f"writing failed: {problem.strerror}"
+    return WriteError(f"{folder}: {what}, then run the same command with --resume")
