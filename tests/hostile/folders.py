@@ -138,6 +138,7 @@ def _rename(folder: Path, old: str, new: str) -> None:
 FOLDERS: dict[str, tuple[Builder, tuple[str, ...]]] = {
     # The folder itself.
     "no such folder": (lambda folder: folder / "gone", ("gone", "no such folder")),
+    "a path with a NUL": (lambda folder: folder / "\0", ("folder", "cannot be listed")),
     "a file": (
         lambda folder: _write_and_return(folder, b"GGUF"),
         ("a GGUF file", "give the folder"),

@@ -37,6 +37,10 @@ HEADERS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "not JSON": (lambda: raw(b"{nonsense}   "), ("header @9", "invalid JSON")),
     "a list": (lambda: raw(b"[1,2,3]"), ("'{' expected",)),
     "JSON cut short": (lambda: raw(json.dumps({"a": A}).encode()[:-1], b"1234"), ("invalid JSON",)),
+    "a trailing comma in a tensor": (
+        lambda: raw(json.dumps(_entry()).encode().replace(b"}}", b",}}"), b"1234"),
+        ("tensor 'a' @14", "invalid JSON"),
+    ),
     "two objects": (lambda: raw(b"{}{}"), ("invalid JSON",)),
     "a trailing comma": (lambda: raw(b'{"a":%s,}' % json.dumps(A).encode(), b"1234"), ("invalid",)),
     "not UTF-8": (

@@ -175,6 +175,14 @@ SETTINGS: dict[str, tuple[Builder, tuple[str, ...]]] = {
         _packed_with({f"{LAYER}.weight": tensor("F32", 128, 8)}),
         (f"{LAYER}.weight", "F32 with scales"),
     ),
+    "a global scale": (
+        _packed_with({f"{LAYER}.global_scale": tensor("F32", 1)}),
+        (f"{LAYER}.weight", "global_scale is not supported"),
+    ),
+    "quantization is a number and quantization_config is not": (
+        _quantization(4, quantization_config=AFFINE),
+        ("quantization", "conflict: 4", "quantization_config says", '"bits": 4'),
+    ),
     "packed weights without quantization": (
         lambda folder: packed(folder, None),
         ("config.json: quantization", "missing", LAYER),
