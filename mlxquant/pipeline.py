@@ -38,7 +38,7 @@ def open_checkpoint(
     from .load.from_hf import open_folder
     from .load.hub import resolve
 
-    found = resolve(model, revision=revision)
+    found = resolve(model, revision=revision, trust_remote_code=trust_remote_code)
     return open_folder(
         found.path,
         source=found.source,

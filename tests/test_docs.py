@@ -1,0 +1,66 @@
+"""The documents say what the program says. MLXQUANT_REGENERATE=1 writes docs/cli.md anew."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from support import REPOSITORY, run_cli
+
+from mlxquant.cli import COMMANDS
+
+CLI_PAGE = REPOSITORY / "docs" / "cli.md"
+
+
+def cli_page() -> str:
+    """Every command's `--help`, as a page."""
+    parts = ["# The command line\n", "Made from `--help`; `tests/test_docs.py` compares the two.\n"]
+    for arguments in [(), *((name,) for name in COMMANDS)]:
+        done = run_cli(*arguments, "--help")
+        assert done.returncode == 0, done.stderr
+        title = " ".join(("mlxquant", *arguments))
+        text = "\n".join(f"    {line}".rstrip() for line in done.stdout.rstrip().splitlines())
+        parts.append(f"## {title}\n\n{text}\n")
+    parts.append(
+        "## Exit status and streams\n\n"
+        "| status | meaning |\n|---|---|\n"
+        "| 0 | done |\n| 1 | the work failed |\n"
+        "| 2 | the input or the command line was wrong |\n| 130 | interrupted |\n\n"
+        "Results go to standard output, progress and notes to standard error; there is no progress bar\n"
+        "where standard error is no terminal. `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured.\n"
+    )
+    return "\n".join(parts)
+
+
+def test_the_command_line_page_is_the_help() -> None:
+    page = cli_page()
+    if os.environ.get("MLXQUANT_REGENERATE"):
+        CLI_PAGE.write_text(page, encoding="utf-8")
+    assert CLI_PAGE.read_text(encoding="utf-8") == page
+
+
+def test_readme_shows_inspect_s_real_output(tmp_path: Path) -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert run_cli("quantize", cwd=tmp_path).returncode == 0
+    shown = run_cli("inspect", "books-7m-4bit", cwd=tmp_path).stdout.rstrip()
+    block = "\n".join(f"    {line}".rstrip() for line in shown.splitlines())
+    assert block in readme
+
+
+def test_readme_s_picture_shows_the_demo_s_real_numbers() -> None:
+    picture = (REPOSITORY / "docs" / "demo.svg").read_text(encoding="utf-8")
+    text = re.sub(r"<[^>]+>", " ", picture).replace("&#160;", " ")
+    for words in ("3.55 times smaller", "affine4-g64", "14.7 MB", "4.14 MB"):
+        assert words in text
+    assert "http" not in picture.replace("http://www.w3.org/2000/svg", "")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *REPOSITORY.glob("docs/*.md")],
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
