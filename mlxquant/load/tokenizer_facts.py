@@ -39,6 +39,7 @@ _BEFORE = {"added_tokens", "normalizer", "pre_tokenizer"}
 _TOOLS = re.compile(r"\btools?\b")
 _THINKING = re.compile(r"enable_thinking|<think>|\bthinking\b|reasoning_(content|effort)")
 _SPACE = re.compile(r"[ \t\r\n]*")
+_MERGES = re.compile(rb'"merges"\s*:\s*\[')
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,8 @@ def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
     """Token text → id, of the model itself."""
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict):
+        if set(map(type, vocabulary.values())) == {int}:
+            return vocabulary
         return {text: index for text, index in vocabulary.items() if type(index) is int}
     pairs = vocabulary if isinstance(vocabulary, list) else []  # Unigram: [text, score], by id
     return {
@@ -259,10 +262,23 @@ def _read_tokenizer(file: Path, whole: bool) -> dict[str, Any]:
         try:
             with open_regular(file) as (_, size):
                 if size <= TOKENIZER_LIMIT:
-                    return _members(file.read_bytes().decode())
+                    return _members(_before_merges(file.read_bytes()))
         except (ValueError, IndexError, RecursionError, OSError):
             pass
     return read_json_object(file, limit=TOKENIZER_LIMIT)
+
+
+def _before_merges(data: bytes) -> str:
+    """The text up to the list of merge rules, which need not be decoded.
+
+    Raises:
+        ValueError: the file is cut short, or not UTF-8.
+    """
+    if not data.rstrip().endswith(b"}"):
+        raise ValueError("the file is cut short")
+    # Inside of a string the quotes would have backslashes, and a token called merges has a number.
+    merges = _MERGES.search(data)
+    return (data[: merges.end()] if merges else data).decode()
 
 
 def _members(text: str) -> dict[str, Any]:
@@ -271,8 +287,6 @@ def _members(text: str) -> dict[str, Any]:
     Raises:
         ValueError: the file is not laid out as the tokenizers library writes it, or is no JSON.
     """
-    if not text.rstrip().endswith("}"):
-        raise ValueError("the file is cut short")
     decoder = json.JSONDecoder()
     found: dict[str, Any] = {}
     into, at = found, _skip(text, 0, "{")
