@@ -80,7 +80,10 @@ def resolve(
         _no_revision(revision, "the bundled model")
         return ResolvedSource(BUNDLED_MODEL, "books-7m (bundled)")
     name = os.fspath(model)
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as problem:  # ~name, for a user that is not here
+        raise InputError(one_line(f"{name}: no such folder: {problem}")) from problem
     if not name.strip():
         raise InputError("the model's name is empty; give a folder or a hub id, org/name")
     if _exists(path):

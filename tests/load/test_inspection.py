@@ -453,8 +453,9 @@ def test_other_files_are_named(tmp_path: Path) -> None:
         open_path(file)
     with pytest.raises(InputError, match="no such folder"):
         open_path(tmp_path / "nothing")
-    with pytest.raises(InputError):
-        open_path("x" * 5000)
+    for name in ("x" * 5000, "~no-such-user/model", "a\0b"):
+        with pytest.raises(InputError):
+            open_path(name)
 
 
 # The manifest
