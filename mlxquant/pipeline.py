@@ -81,7 +81,6 @@ def quantize(
         InputError: the model, the options or the output folder will not do; nothing was written.
         WriteError: the disk is full or failed; `resume=True` later finishes the same bytes.
     """
-    from .models.mlx_lm import resolve_model
     from .quantize.policy import Request, make_plan
     from .save.layout import lay_out
     from .save.to_mlx import Result, check_output, save_folder
@@ -90,6 +89,9 @@ def quantize(
     if not dry_run:
         check_output(output, force=force, resume=resume)
     checkpoint = open_checkpoint(model, revision=revision, trust_remote_code=trust_remote_code)
+    # mlx-lm takes a second to import: whatever can be refused was refused before
+    from .models.mlx_lm import resolve_model
+
     source = resolve_model(checkpoint)
     plan = make_plan(source, request)
     if dry_run or output is None:

@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY, run_cli
-
 from mlxquant.cli import COMMANDS
+from support import REPOSITORY, run_cli
 
 CLI_PAGE = REPOSITORY / "docs" / "cli.md"
 
@@ -28,8 +27,9 @@ def cli_page() -> str:
         "| status | meaning |\n|---|---|\n"
         "| 0 | done |\n| 1 | the work failed |\n"
         "| 2 | the input or the command line was wrong |\n| 130 | interrupted |\n\n"
-        "Results go to standard output, progress and notes to standard error; there is no progress bar\n"
-        "where standard error is no terminal. `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured.\n"
+        "Results go to standard output, progress and notes to standard error; there is no\n"
+        "progress bar where standard error is no terminal. `HF_HOME`, `HF_TOKEN` and\n"
+        "`HF_HUB_OFFLINE` are honoured.\n"
     )
     return "\n".join(parts)
 

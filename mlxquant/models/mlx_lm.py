@@ -146,8 +146,8 @@ def _quantization(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, A
 
     Block-scaled fp8 is no packed format here: `sanitize` dequantizes it.
     """
-    if config.get("quantization") is not None:
-        return dict(config["quantization"])
+    if checkpoint.quantization is not None:
+        return dict(checkpoint.quantization)
     foreign = config.get("quantization_config") or (config.get("text_config") or {}).get(
         "quantization_config"
     )
