@@ -1,6 +1,6 @@
 """Draws docs/demo.svg: the terminal of `make demo`, with the demo's real output.
 
-    python benchmarks/picture.py [--out docs/demo.svg]
+python benchmarks/picture.py [--out docs/demo.svg]
 """
 
 from __future__ import annotations

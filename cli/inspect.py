@@ -10,10 +10,10 @@ import click
 from .tables import bytes_text, pairs, prepare, safe, say, table
 
 if TYPE_CHECKING:
-    from ..load.architecture import Architecture
+    from ..inspection.architecture import Architecture
+    from ..inspection.facts import Facts
+    from ..inspection.problems import Problem
     from ..load.checkpoint import Checkpoint
-    from ..load.inspection import Facts
-    from ..load.problems import Problem
 
 __all__ = ["command"]
 
@@ -34,7 +34,7 @@ def command(
     PATH is a model folder, a hub id (org/name) or one .safetensors file. Nothing is loaded: a model
     of any size takes a moment. With --verify, problems found make the exit status 1.
     """
-    from ..load import inspection
+    from ..inspection import facts as inspection
 
     prepare()
     checkpoint = inspection.open_path(path, trust_remote_code=trust_remote_code)
@@ -52,7 +52,7 @@ def command(
 
 def _document(facts: Facts, tensors: bool, found: list[Problem] | None) -> dict[str, Any]:
     """What --json prints: the fields of Facts, and `verified`."""
-    from ..load.inspection import as_json
+    from ..inspection.facts import as_json
 
     document: dict[str, Any] = as_json(facts)
     if not tensors:
@@ -66,7 +66,7 @@ def _verify(checkpoint: Checkpoint) -> list[Problem]:
     """Read every byte, with a bar on stderr where that is a terminal."""
     import sys
 
-    from ..load.inspection import verify
+    from ..inspection.facts import verify
 
     if not sys.stderr.isatty():
         return verify(checkpoint)

@@ -1,7 +1,7 @@
 """mlxquant: make language models small and keep them good, on Apple Silicon.
 
-    a model on disk ──load──▶ Checkpoint ──quantize──▶ (name, format, wire bytes) ──save──▶ a model on disk
-                                 └───────────────run───────────────▶ tokens
+    a model on disk ──load──▶ Checkpoint ──quantize──▶ wire bytes ──save──▶ a model on disk
+                                  └───────────────run──────────────────▶ tokens
 
 >>> from mlxquant import load, quantize, open_checkpoint
 >>> quantize(output="books-4bit", bits=4)            # the bundled model, 4 bits

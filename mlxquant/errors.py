@@ -33,7 +33,10 @@ __all__ = [
 
 
 class MlxquantError(Exception):
-    """Base of every error that mlxquant raises on purpose; `exit_status` is for the command line."""
+    """Base of every error that mlxquant raises on purpose.
+
+    `exit_status` is the command line's.
+    """
 
     exit_status = 1
 

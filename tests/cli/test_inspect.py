@@ -18,7 +18,7 @@ from support import run_cli
 from mlxquant import quantize
 from mlxquant.assets import BUNDLED_MODEL
 from mlxquant.files.safetensors import build_header
-from mlxquant.load.inspection import open_path
+from mlxquant.inspection.facts import open_path
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

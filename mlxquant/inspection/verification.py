@@ -31,7 +31,7 @@ import numpy as np
 from ..errors import FileFormatError
 from ..files.sniff import open_regular
 from ..formats.base import Array
-from .checkpoint import Checkpoint, QuantizedTensor, StoredTensor
+from ..load.checkpoint import Checkpoint, QuantizedTensor, StoredTensor
 from .problems import Problem
 
 __all__ = ["SHOWN", "scan", "sha256_of"]

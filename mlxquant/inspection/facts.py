@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, InputError, one_line
+from ..load.checkpoint import Checkpoint, StoredTensor
 from .architecture import Architecture, read_architecture
 from .census import FormatRow, TensorRow, format_rows, is_ambiguous, tensor_rows
-from .checkpoint import Checkpoint, StoredTensor
 from .made_by import ManifestFacts, check_manifest, manifest_hashes, read_manifest
 from .problems import Problem
-from .tokenizer_facts import TemplateFacts, TokenizerFacts, template_facts, tokenizer_facts
+from .tokenizer import TemplateFacts, TokenizerFacts, template_facts, tokenizer_facts
 
 __all__ = ["Facts", "FormatRow", "TensorRow", "as_json", "inspect", "open_path", "verify"]
 
@@ -83,8 +83,8 @@ def open_path(
     """
     if path is not None and (file := _file(path)) is not None:
         return _bare(file)
-    from .from_hf import open_folder
-    from .hub import resolve
+    from ..load.from_hf import open_folder
+    from ..load.hub import resolve
 
     found = resolve(path, trust_remote_code=trust_remote_code)
     return open_folder(

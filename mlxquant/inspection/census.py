@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..load.checkpoint import Checkpoint, LazyTensor, QuantizedTensor, StoredTensor
 from ..models.roles import GROUPS, group_of, role_of
-from .checkpoint import Checkpoint, LazyTensor, QuantizedTensor, StoredTensor
 
 __all__ = ["FormatRow", "TensorRow", "format_rows", "is_ambiguous", "tensor_rows"]
 

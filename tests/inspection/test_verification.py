@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from mlxquant import quantize
 from mlxquant.files.safetensors import build_header
+from mlxquant.inspection.facts import open_path, verify
+from mlxquant.inspection.problems import Problem
+from mlxquant.inspection.verification import SHOWN, scan
 from mlxquant.load.checkpoint import Checkpoint
-from mlxquant.load.inspection import open_path, verify
-from mlxquant.load.problems import Problem
-from mlxquant.load.verification import SHOWN, scan
 
 #: element type → (bytes, finite codes of every kind of extreme, NaN codes, Inf codes), written
 #: down from the formats' specifications

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..errors import FileFormatError, ModelError
 from ..files.json_file import INDEX_LIMIT, read_json_object
-from .checkpoint import Checkpoint
-from .folder import Folder
+from ..load.checkpoint import Checkpoint
+from ..load.folder import Folder
 from .problems import Problem
 
 __all__ = ["MANIFEST", "ManifestFacts", "check_manifest", "manifest_hashes", "read_manifest"]

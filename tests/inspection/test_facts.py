@@ -18,10 +18,10 @@ from mlxquant import quantize
 from mlxquant.assets import BUNDLED_MODEL
 from mlxquant.errors import FileFormatError, InputError
 from mlxquant.files.safetensors import build_header
-from mlxquant.load.architecture import read_architecture
-from mlxquant.load.inspection import Facts, as_json, inspect, open_path, verify
-from mlxquant.load.problems import Problem
-from mlxquant.load.tokenizer_facts import template_facts, tokenizer_facts
+from mlxquant.inspection.architecture import read_architecture
+from mlxquant.inspection.facts import Facts, as_json, inspect, open_path, verify
+from mlxquant.inspection.problems import Problem
+from mlxquant.inspection.tokenizer import template_facts, tokenizer_facts
 from mlxquant.models.roles import GROUPS
 
 
