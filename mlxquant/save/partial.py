@@ -14,6 +14,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Mapping
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
@@ -135,6 +137,8 @@ class Partial:
     Args:
         final: the output.
         identity: what this run is; an interrupted run with another identity is refused.
+        sizes: of the files that units are written to, by name; an interrupted run that did not
+            leave all of them is worth nothing, whatever its journal says.
         force: replace `final`; without `resume`, also discard what an interrupted run left.
         resume: continue what an interrupted run left.
 
@@ -146,7 +150,9 @@ class Partial:
         OutputError: it cannot be made, another run is at work there, or it is another run's.
     """
 
-    def __init__(self, final: Path, identity: str, *, force: bool, resume: bool) -> None:
+    def __init__(
+        self, final: Path, identity: str, sizes: Mapping[str, int], *, force: bool, resume: bool
+    ) -> None:
         self._final, self._force = final, force
         self._root = partial_of(final)
         self._replaced = self._root / REPLACED
@@ -161,6 +167,8 @@ class Partial:
                     self._restore()
                     _remove(self.folder)
                 self.journal.begin(identity)
+                if not all(_has_size(self.folder / name, sizes[name]) for name in sizes):
+                    self.journal.forget()
                 self.folder.mkdir(exist_ok=True)
             except BaseException:
                 self.close()
@@ -192,8 +200,9 @@ class Partial:
 
     def discard(self) -> None:
         """Give up what was written."""
-        self.journal.forget()
-        self._restore()
+        with suppress(OSError):
+            self.journal.forget()
+            self._restore()
         _remove(self.folder)
 
     def close(self) -> None:
@@ -211,6 +220,10 @@ class Partial:
         """An old output that was set aside gets its name back, unless the new one has it."""
         if self._replaced.exists() and not os.path.lexists(self._final):
             self._replaced.rename(self._final)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def _remove(folder: Path) -> None:

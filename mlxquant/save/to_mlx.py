@@ -100,10 +100,9 @@ def save_folder(
     check_space(final, layout.nbytes)
     stamps = _stamps(source)
     identity = _identity(plan, source, layout, stamps)
-    partial = Partial(final, identity, force=force, resume=resume)
+    sizes = {shard.name: shard.size for shard in layout.shards}
+    partial = Partial(final, identity, sizes, force=force, resume=resume)
     try:
-        if not all(_has_size(partial.folder / shard.name, shard.size) for shard in layout.shards):
-            partial.journal.forget()
         files = _write(plan, source, layout, partial, threads, progress)
         if _stamps(source) != stamps:
             raise ModelError(f"{source.checkpoint.path}: changed while it was read; run again")
@@ -202,10 +201,6 @@ def _remove_others(folder: Path, files: Collection[str]) -> None:
                 path.rmdir()
         elif path.relative_to(folder).as_posix() not in files:
             path.unlink()
-
-
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
 
 
 def _stamps(source: SourceModel) -> list[tuple[str, int, int]]:

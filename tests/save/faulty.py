@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
+import importlib
 import json
 import os
 import signal
@@ -25,11 +27,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Fault", "Outcome", "Runner"]
+__all__ = ["Fault", "Outcome", "Runner", "tree"]
 
 UNIT_BYTES = 32 << 10
 SHARD_BYTES = 80 << 10
 SYNC_BYTES = 96 << 10
+
+#: what every run needs; none of it starts a thread, which would not survive the fork
+IMPORTED = (
+    "mlx_lm.models.llama",
+    "mlxquant.load.from_hf",
+    "mlxquant.load.hub",
+    "mlxquant.models.mlx_lm",
+    "mlxquant.quantize.policy",
+    "mlxquant.save.to_mlx",
+    "mlxquant.save.work",
+)
 
 
 @dataclass(frozen=True)
@@ -42,11 +55,13 @@ class Fault:
             (what was not synced turns to garbage, then SIGKILL), `interrupt` (SIGINT to oneself
             before the call), an errno's name that the call fails with, or `short` (from that call
             on, writes take a byte less than asked for).
+        only: count only the calls that start so, e.g. `fsync out.partial/model`.
         room: bytes that can be written before the disk is full; None for no limit.
     """
 
     call: int = 0
     what: str = "kill"
+    only: str = ""
     room: int | None = None
 
 
@@ -65,6 +80,17 @@ class Outcome:
     error: str = ""
     calls: list[tuple[str, str]] = field(default_factory=list)
     written: int = 0
+
+
+def tree(folder: Path) -> dict[str, str] | None:
+    """SHA-256 of every file of a folder by relative name; None if there is no such folder."""
+    if not folder.exists():
+        return None
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if not path.is_dir()
+    }
 
 
 class Runner:
@@ -102,7 +128,7 @@ class Disk:
     def __init__(self, root: str, fault: Fault, log: int) -> None:
         self._root, self._fault, self._log = root, fault, log
         self._count, self._room = 0, fault.room
-        self._written = 0
+        self._written, self._dying = 0, False
         self._lock = threading.RLock()
         # path → byte ranges that are not synced; None for all of the file
         self._dirty: dict[str, list[tuple[int, int]] | None] = {}
@@ -117,7 +143,8 @@ class Disk:
                 return
             path = absolute(path)
             if self._call("open", path) and flags & os.O_TRUNC:
-                self._dirty[path] = None
+                with self._lock:
+                    self._dirty[path] = None
         elif event in ("os.mkdir", "os.remove", "os.rmdir"):
             folder = path_of(arguments[-1]) if arguments[-1] >= 0 else "."
             self._call(event, absolute(os.fsdecode(arguments[0]), folder))
@@ -131,13 +158,14 @@ class Disk:
 
     def _call(self, what: str, path: str) -> bool:
         """Count a call that is about to happen; the chosen one goes wrong."""
-        if not f"{path}/".startswith(self._root):
+        if self._dying or not f"{path}/".startswith(self._root):
             return False
         with self._lock:
+            fault, name = self._fault, f"{path}/".removeprefix(self._root)[:-1]
+            os.write(self._log, (json.dumps([what, name]) + "\n").encode())
+            if not f"{what} {name}".startswith(fault.only):
+                return True
             self._count += 1
-            line = json.dumps([what, f"{path}/".removeprefix(self._root)[:-1]]) + "\n"
-            os.write(self._log, line.encode())
-            fault = self._fault
             if self._count != fault.call or fault.what in ("half", "short"):
                 return True
             if fault.what == "power":
@@ -157,6 +185,7 @@ class Disk:
 
     def _lose(self) -> None:
         """What a power cut leaves of bytes that were never synced: anything."""
+        self._dying = True
         for path, ranges in self._dirty.items():
             with contextlib.suppress(OSError):
                 handle = os.open(path, os.O_WRONLY)
@@ -191,7 +220,8 @@ class Disk:
         path = path_of(handle)
         self._call("fsync", path)
         self._fsync(handle)
-        self._dirty.pop(path, None)
+        with self._lock:
+            self._dirty.pop(path, None)
 
     def ftruncate(self, handle: int, length: int) -> None:
         """os.ftruncate."""
@@ -250,14 +280,8 @@ def child(order: dict[str, Any], log: int, report: int) -> int:
 
 def serve() -> None:
     """Fork a child for each order that comes on standard input."""
-
-    import mlxquant.load.from_hf
-    import mlxquant.load.hub
-    import mlxquant.models.mlx_lm
-    import mlxquant.quantize.policy
-    import mlxquant.save.to_mlx
-    import mlxquant.save.work  # noqa: F401
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     for line in sys.stdin:
         with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as report:
             pid = os.fork()
