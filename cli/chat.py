@@ -74,13 +74,17 @@ def terminal_kept() -> Iterator[None]:
     if not sys.stdin.isatty():
         yield
         return
+    import signal
     import termios
 
     before = termios.tcgetattr(sys.stdin)
+    # Killed at the prompt, line editing would leave a terminal that does not show what one types.
+    ended = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        signal.signal(signal.SIGTERM, ended)
 
 
 def header(loaded: Loaded, session: Session) -> list[str]:

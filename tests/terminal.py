@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -27,6 +28,7 @@ class Terminal:
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
         self.before = termios.tcgetattr(self._slave)
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlxquant", *map(str, args)],
             stdin=self._slave,
@@ -53,7 +55,7 @@ class Terminal:
             data = os.read(self._master, 1 << 16)
         except OSError:
             return False
-        self.shown += data.decode("utf-8", "replace")
+        self.shown += self._decoder.decode(data)
         return bool(data)
 
     def wait_for(self, text: str, after: int = 0, limit: float = 120) -> int:
@@ -65,12 +67,29 @@ class Terminal:
             self.read()
         return at + len(text)
 
-    def finish(self, limit: float = 120) -> int:
-        """Wait for the end; the exit status."""
+    def interrupt(self, text: str, after: int = 0) -> int:
+        """Press Ctrl-C at a prompt until `text` is shown; the position after it.
+
+        Python's readline does not notice a signal between showing its prompt and waiting for a
+        key, so one press may be lost, as to a person whose keys are answered a moment later.
+        """
+        while True:
+            self.type("\x03")
+            for _ in range(40):
+                self.read()
+                if (at := self.shown.find(text, after)) >= 0:
+                    return at + len(text)
+
+    def finish(self, pressing: str = "", limit: float = 120) -> int:
+        """Wait for the end, pressing keys now and then; the exit status."""
         end = time.monotonic() + limit
+        pressed = 0.0
         while self.process.poll() is None:
             if time.monotonic() > end:
                 raise AssertionError(f"still running: {self.shown!r}")
+            if pressing and time.monotonic() > pressed + 2:
+                self.type(pressing)
+                pressed = time.monotonic()
             self.read()
         while self.read():
             pass
