@@ -14,7 +14,7 @@ Operations carry MLX's primitive names; `models/trace.py` builds graphs from wha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,13 @@ class Node:
         return self.size * carrier_of(self.dtype).itemsize
 
     def flat(self, begin: int, end: int) -> Array:
-        """Elements [begin, end) in row-major order, 1-D."""
-        region, offset = cover(self.shape, begin, end)
-        return np.ascontiguousarray(self.compute(region)).reshape(-1)[begin - offset : end - offset]
+        """Elements [begin, end) in row-major order, 1-D; at most two rows more are computed."""
+        parts = []
+        for first, last in _pieces(self.shape, begin, end):
+            region, offset = cover(self.shape, first, last)
+            values = np.ascontiguousarray(self.compute(region)).reshape(-1)
+            parts.append(values[first - offset : last - offset])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def rows(self, begin: int, end: int) -> Array:
         """Rows [begin, end) of the array seen as [prod(shape[:-1]), shape[-1]]."""
@@ -96,6 +100,30 @@ def cover(shape: tuple[int, ...], begin: int, end: int) -> tuple[Region, int]:
             region.extend(range(m) for m in shape[axis + 1 :])
             break
     return tuple(region), offset
+
+
+def _pieces(
+    shape: tuple[int, ...], begin: int, end: int, axis: int = 0
+) -> Iterator[tuple[int, int]]:
+    """Cut flat elements [begin, end) so that `cover` of each piece is hardly more than the piece.
+
+    The last rows of one matrix of a stack and the first rows of the next are two pieces: one region
+    that holds them is both matrices whole.
+    """
+    if begin == end:
+        return
+    if axis >= len(shape) - 2:
+        yield begin, end
+        return
+    inner = math.prod(shape[axis + 1 :])
+    low, high = -(-begin // inner) * inner, end // inner * inner
+    if low > high:
+        yield from _pieces(shape, begin, end, axis + 1)
+        return
+    yield from _pieces(shape, begin, low, axis + 1)
+    if low < high:
+        yield low, high
+    yield from _pieces(shape, high, end, axis + 1)
 
 
 def region_of_flat(
