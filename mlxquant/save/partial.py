@@ -78,7 +78,7 @@ def _check_final(final: Path, force: bool, resume: bool) -> None:
         raise OutputError(f"{final}: the folder {parent} does not exist; create it first")
     if not _is_writable(parent):
         raise OutputError(f"{final}: the folder {parent} is read-only; choose another output")
-    if not os.path.lexists(final):
+    if not _is_there(final):
         return
     if not force:
         raise _exists(final, resume)
@@ -91,7 +91,7 @@ def _check_final(final: Path, force: bool, resume: bool) -> None:
 
 
 def _check_partial(partial: Path, expected: bool) -> None:
-    if not os.path.lexists(partial):
+    if not _is_there(partial):
         return
     if partial.is_symlink() or not _is_interrupted_run(partial):
         raise OutputError(
@@ -110,6 +110,15 @@ def _exists(final: Path, resume: bool) -> OutputError:
     if resume and partial.is_dir() and not (partial / MODEL).exists():
         return OutputError(f"{final}: is complete already; {partial} is left over, delete it")
     return OutputError(f"{final}: exists already; --force {'--resume ' * resume}replaces it")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a name exists, be it a link to nowhere; a name that cannot exist is an error."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _is_writable(folder: Path) -> bool:
@@ -160,7 +169,7 @@ class Partial:
         try:
             self.journal = Journal(self._root / JOURNAL)
             try:
-                if os.path.lexists(final) and not force:  # another run was faster
+                if _is_there(final) and not force:  # another run was faster
                     raise _exists(final, resume)
                 if force and not resume:
                     self.journal.forget()
@@ -183,11 +192,11 @@ class Partial:
             OutputError: somebody else made the output meanwhile.
             WriteError: it cannot be renamed. In both cases a resumed run has little left to do.
         """
-        if os.path.lexists(self._final) and not self._force:
+        if _is_there(self._final) and not self._force:
             raise _exists(self._final, resume=True)
         try:
             try:
-                if os.path.lexists(self._final):
+                if _is_there(self._final):
                     _remove(self._replaced)
                     self._final.rename(self._replaced)
                 self.folder.rename(self._final)
@@ -209,7 +218,7 @@ class Partial:
         """Release the lock; a partial folder that holds nothing of worth any more goes away."""
         try:
             if not self.folder.exists():
-                if os.path.lexists(self._final):
+                if _is_there(self._final):
                     _remove(self._replaced)
                 if not self._replaced.exists():
                     _remove(self._root)
@@ -218,7 +227,7 @@ class Partial:
 
     def _restore(self) -> None:
         """An old output that was set aside gets its name back, unless the new one has it."""
-        if self._replaced.exists() and not os.path.lexists(self._final):
+        if self._replaced.exists() and not _is_there(self._final):
             self._replaced.rename(self._final)
 
 

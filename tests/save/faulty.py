@@ -12,6 +12,7 @@ opening for writing, renaming and removing (seen by Python's audit events), `os.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -23,11 +24,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Fault", "Outcome", "Runner", "tree"]
+__all__ = ["Fault", "Outcome", "Runner", "as_ordinary_user", "tree"]
 
 UNIT_BYTES = 32 << 10
 SHARD_BYTES = 80 << 10
@@ -93,15 +95,32 @@ def tree(folder: Path) -> dict[str, str] | None:
     }
 
 
-class Runner:
-    """Runs `mlxquant.quantize` in children of a process of its own."""
+def as_ordinary_user() -> None:
+    """Let the modes of files count for root too: give up the two powers that overrule them.
 
-    def __init__(self) -> None:
+    For `preexec_fn`: what is executed next, and its children, do without.
+    """
+    if os.geteuid() == 0:
+        drop_from_bounding_set, overrule_access, overrule_reading = 24, 1, 2
+        for power in (overrule_access, overrule_reading):
+            if ctypes.CDLL(None).prctl(drop_from_bounding_set, power, 0, 0, 0):
+                raise OSError("this process may not give up powers")
+
+
+class Runner:
+    """Runs `mlxquant.quantize` in children of a process of its own.
+
+    Args:
+        before: called in that process before the program starts.
+    """
+
+    def __init__(self, before: Callable[[], None] | None = None) -> None:
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            preexec_fn=before,
         )
 
     def __call__(
