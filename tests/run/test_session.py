@@ -148,7 +148,7 @@ def test_an_error_leaves_the_history_as_it_was(session: Session, pair: tuple[Any
 
 
 def test_old_turns_leave_the_models_sight_not_the_history(pair: tuple[Any, Any]) -> None:
-    session = Session(*pair, OPTIONS, context=120)
+    session = Session(*pair, Options(temp=0.0, max_tokens=4), context=120)
     notes: list[str] = []
     for turn in range(8):
         say(session, f"Turn {turn}: the old house stood on the hill.", on_note=notes.append)
@@ -287,7 +287,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_files_are_refused_in_one_line(session: Session, tmp_path: Path, case: str) -> None:
     content, expected = HOSTILE[case]
-    say(session, "Who is there?")
+    session.messages, session.system = list(TURN), "Be brief."
     before, system = list(session.messages), session.system
     file = tmp_path / "chat.json"
     if isinstance(content, bytes):
