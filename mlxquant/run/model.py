@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ..errors import MlxquantError, ModelError, one_line
+from ..errors import MlxquantError, ModelError, WorkError, one_line
 from ..load.checkpoint import Checkpoint
 from .stops import stop_ids
 
@@ -61,10 +61,14 @@ def load_checkpoint(checkpoint: Checkpoint, *, lazy: bool = False) -> tuple[Any,
     Raises:
         ModelError: mlx-lm cannot build the model, or its tokenizer is broken or missing.
         FileFormatError: a file that names an end of sequence is malformed.
+        WorkError: mlx or mlx-lm is missing or broken.
     """
     _check_layers(checkpoint)
-    from mlx_lm.utils import load_model, load_tokenizer
-
+    try:
+        from mlx_lm.utils import load_model, load_tokenizer
+    except (ImportError, OSError, ValueError) as problem:
+        # A ValueError: mlx-lm asks for 2048 open files, and may not have them (ulimit -n).
+        raise WorkError(one_line(f"mlx-lm cannot be imported: {problem}")) from problem
     trust = checkpoint.trust_remote_code
     # What mlx-lm prints, it prints on standard output, where only results belong.
     with (

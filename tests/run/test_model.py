@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import support
 
 from mlxquant.errors import MlxquantError, ModelError
 from mlxquant.load.from_hf import open_folder
@@ -161,6 +162,19 @@ def test_code_in_the_folder_is_not_run(variant: Variant, tmp_path: Path) -> None
     with pytest.raises(MlxquantError, match="trust.remote.code"):
         load(folder)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_broken_mlx_lm_is_one_line(tmp_path: Path) -> None:
+    """As it is found where the package is damaged, or the limit of open files is too low."""
+    (tmp_path / "mlx_lm").mkdir()
+    for line in ("raise ValueError('not allowed to raise maximum limit')", "import nosuch"):
+        (tmp_path / "mlx_lm" / "__init__.py").write_text(line)
+        done = support.run_cli(
+            "generate", "-p", "x", env={"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: mlx-lm cannot be imported: ")
+        assert len(done.stderr.splitlines()) == 1
 
 
 CONTEXTS: list[tuple[dict[str, Any], int | None]] = [
