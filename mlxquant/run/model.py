@@ -68,7 +68,9 @@ def load_checkpoint(checkpoint: Checkpoint, *, lazy: bool = False) -> tuple[Any,
         from mlx_lm.utils import load_model, load_tokenizer
     except (ImportError, OSError, ValueError) as problem:
         # A ValueError: mlx-lm asks for 2048 open files, and may not have them (ulimit -n).
-        raise WorkError(one_line(f"mlx-lm cannot be imported: {problem}")) from problem
+        limit = isinstance(problem, ValueError)
+        remedy = "allow more open files: ulimit -n 4096" if limit else "pip install -U mlx-lm"
+        raise WorkError(one_line(f"mlx-lm cannot be imported: {problem}; {remedy}")) from problem
     trust = checkpoint.trust_remote_code
     # What mlx-lm prints, it prints on standard output, where only results belong.
     with (

@@ -33,6 +33,14 @@ def precise() -> tuple[Any, Any]:
     return model, tokenizer
 
 
+@pytest.fixture(scope="session")
+def expected(precise: tuple[Any, Any]) -> list[int | None]:
+    """What the float32 model says to PROMPT, greedily."""
+    from generating import GREEDY, tokens
+
+    return tokens(precise, GREEDY)
+
+
 @pytest.fixture
 def variant(tmp_path: Path, bundled: Path) -> Callable[..., Path]:
     """Makes a copy of the bundled model; each keyword argument `config_json=edit` changes a file.
