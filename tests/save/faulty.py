@@ -270,6 +270,11 @@ def absolute(path: Any, folder: str = ".") -> str:
     return str((Path(folder) / os.fsdecode(path)).absolute())
 
 
+def open_files() -> int:
+    """How many files this process holds open."""
+    return sum(1 for _ in Path("/dev/fd").iterdir())
+
+
 def child(order: dict[str, Any], log: int, report: int) -> int:
     """One run; the exit status."""
     import mlxquant
@@ -278,6 +283,7 @@ def child(order: dict[str, Any], log: int, report: int) -> int:
     layout.UNIT_BYTES, layout.SHARD_BYTES = UNIT_BYTES, SHARD_BYTES
     work.SYNC_BYTES = SYNC_BYTES
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    handles = open_files()
     disk = Disk(f"{Path(order['output']).parent}/", Fault(**order["fault"]), log)
     status, error = 0, ""
     try:
@@ -293,6 +299,8 @@ def child(order: dict[str, Any], log: int, report: int) -> int:
         status, error = 71, f"threads left running: {threads}"
     if status == 0 and disk.dirty:
         status, error = 72, f"not synced: {disk.dirty}"
+    if open_files() != handles:
+        status, error = 73, f"{open_files()} files open, {handles} before"
     os.write(report, json.dumps({"error": error, "written": disk.written}).encode())
     return status
 
