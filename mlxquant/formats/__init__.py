@@ -32,6 +32,7 @@ __all__ = [
     "Part",
     "from_mlx",
     "get",
+    "get_mlx",
     "names",
 ]
 
@@ -64,6 +65,18 @@ def get(name: str, dtype: str = "BF16") -> Format:
     if found is None:
         raise RequestError(f"format {name!r}: choose one of {', '.join(FORMATS)}")
     return found.with_dtype(dtype) if isinstance(found, MlxFormat) else found
+
+
+def get_mlx(name: str, dtype: str = "BF16") -> MlxFormat:
+    """As `get`, for a format that an MLX folder can hold.
+
+    Raises:
+        RequestError: as `get`; or the format is one of GGUF's.
+    """
+    found = get(name, dtype)
+    if not isinstance(found, MlxFormat):
+        raise RequestError(f"format {name!r} is GGUF's; an MLX folder cannot hold it")
+    return found
 
 
 def from_mlx(bits: int, group_size: int, mode: str = "affine", dtype: str = "BF16") -> MlxFormat:

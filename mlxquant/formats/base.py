@@ -120,7 +120,3 @@ class Format(ABC):
     @abstractmethod
     def decode(self, wire: tuple[Array, ...]) -> Array:
         """Dequantize: the arrays of `encode` → float32 [n, k]."""
-
-    @abstractmethod
-    def mlx_config(self) -> dict[str, Any]:
-        """The entry of config.json's `quantization`: `{group_size, bits, mode}`."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import formats
 from ..errors import RequestError
-from ..formats.base import Format
+from ..formats import MlxFormat
 from ..models.roles import layer_of, role_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Request:
     method: str = "rtn"
     dequantize: bool = False
     requantize: bool = False
-    default: Format = field(init=False, repr=False, compare=False)
+    default: MlxFormat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check every field; raises RequestError."""
@@ -109,20 +109,20 @@ class Request:
             self.mode,
         )
 
-    def _with_bits(self, bits: int) -> Format:
+    def _with_bits(self, bits: int) -> MlxFormat:
         """`bits` in the request's mode if it has that width, else affine."""
         if bits == self.default.bits:
             return self.default
         group = self.group_size if self.mode == "affine" and self.group_size else 64
         return formats.from_mlx(bits, group, "affine")
 
-    def format_of(self, spec: str) -> Format | None:
+    def format_of(self, spec: str) -> MlxFormat | None:
         """The format that an override names; None for `keep`."""
         if spec in KEEP:
             return None
         if re.fullmatch(r"[0-9]{1,3}", spec):
             return self._with_bits(int(spec))
-        return formats.get(spec)
+        return formats.get_mlx(spec)
 
 
 def _one_of(what: str, value: object, allowed: Any) -> None:
@@ -153,7 +153,7 @@ class Item:
     layer: int | None
     shape: tuple[int, ...]
     source: str
-    target: Format | None
+    target: MlxFormat | None
     dtype: str
     reason: str | None
     chosen: str
@@ -237,7 +237,7 @@ def make_plan(source: SourceModel, request: Request) -> Plan:
     return Plan(tuple(items), request, _config_entry(source, items, request))
 
 
-Decision = tuple[Format | None, str, str | None]  # format, chosen by, reason when not as asked
+Decision = tuple[MlxFormat | None, str, str | None]  # format, chosen by, reason when not as asked
 
 
 def _decide(
@@ -274,7 +274,7 @@ def _decide(
     return _fit(module, request.default, "default")
 
 
-def _fit(module: Module, wanted: Format | None, chosen: str) -> Decision:
+def _fit(module: Module, wanted: MlxFormat | None, chosen: str) -> Decision:
     """The format if the module's rows can take it."""
     if wanted is None:
         return None, chosen, None
@@ -310,7 +310,7 @@ def _weight_item(
     elif wanted is not None and dtype not in FLOATS:
         wanted, reason = None, f"element type {dtype} cannot be quantized"
     if wanted is not None:
-        wanted = formats.get(wanted.name, dtype)
+        wanted = wanted.with_dtype(dtype)
     return Item(
         name=name,
         module=module.path,
@@ -381,7 +381,7 @@ class _Recipe:
         self._at = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
         self._layers = source.layers
 
-    def __call__(self, path: str) -> Format:
+    def __call__(self, path: str) -> MlxFormat:
         parts = path.split(".")
         layer = int(parts[self._at]) if len(parts) > self._at and parts[self._at].isdigit() else 0
         eighth = self._layers // 8
@@ -409,7 +409,7 @@ def _config_entry(
         if item.target is not None:
             entry = item.target.mlx_config()
         elif item.source == source.modules[item.module].quantized and stored is not None:
-            entry = formats.get(item.source).mlx_config()
+            entry = formats.get_mlx(item.source).mlx_config()
         any_quantized |= bool(entry)
         if entry != default:
             quantization[item.module] = entry

@@ -12,7 +12,8 @@ import numpy as np
 
 from .. import formats
 from ..errors import ModelError, one_line
-from ..formats.base import Array, Format, NonFiniteError
+from ..formats import MlxFormat
+from ..formats.base import Array, NonFiniteError
 from ..formats.floats import to_float32
 from ..load.operations import cast, from_mx, to_mx
 
@@ -43,7 +44,7 @@ def float_rows(source: SourceModel, item: Item, begin: int, end: int) -> Array:
         return cast(node.rows(begin, end), node.dtype, item.dtype)
     import mlx.core as mx
 
-    fmt = formats.get(item.source)
+    fmt = formats.get_mlx(item.source)
     config = fmt.mlx_config()
     parts = []
     scale_type = item.dtype
@@ -81,7 +82,7 @@ def stored_rows(source: SourceModel, name: str, dtype: str, begin: int, end: int
     return result
 
 
-def encode_rows(target: Format, rows: Array, dtype: str) -> tuple[Array, ...]:
+def encode_rows(target: MlxFormat, rows: Array, dtype: str) -> tuple[Array, ...]:
     """The wire arrays of float rows.
 
     Args:
