@@ -6,19 +6,20 @@
     the caller       syncs, writes the journal, reports progress
 
 Bytes have their places before work starts, so neither the number of threads nor the order in which
-units finish changes anything. Every loop stops when one of them fails. The caller takes no lock:
-Ctrl-C may strike it anywhere, and a lock that it left taken would stop the threads for ever.
+units finish changes anything. Every loop stops when one of them fails, or at Ctrl-C.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,22 +89,51 @@ class Work:
         jobs.append(self._guard(self._hash_outputs))
         jobs.append(self._guard(lambda: self._hash_sources(sources)))
         running = [threading.Thread(target=job, daemon=True) for job in jobs]
+        with self._ctrl_c_is_a_request():
+            try:
+                self._prepare()
+                for thread in running:
+                    thread.start()
+                self._watch(len(running), progress)
+            except BaseException as problem:
+                self._stop = True
+                _join(running)
+                if not isinstance(problem, ModelError | FileFormatError):
+                    self._record_the_last()
+                if isinstance(problem, OSError):
+                    raise write_error(self._folder, problem) from problem
+                raise
+            finally:
+                for handle in self._handles:
+                    os.close(handle)
+        self._raise_failure()
+
+    @contextmanager
+    def _ctrl_c_is_a_request(self) -> Iterator[None]:
+        """Ctrl-C stops the work like a failure in a thread; it does not strike out of the blue.
+
+        An exception on the way out of another one would leave threads behind that go on writing to
+        files that are closed. A handler that is not Python's own is left in place.
+        """
+        ours = threading.current_thread() is threading.main_thread()
+        if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._interrupt)
         try:
-            self._prepare()
-            for thread in running:
-                thread.start()
-            self._watch(running, progress)
-        except BaseException as problem:
-            self._stop = True
-            _join(running)
-            if not isinstance(problem, ModelError | FileFormatError):
-                self._record_the_last()
-            if isinstance(problem, OSError):
-                raise write_error(self._folder, problem) from problem
-            raise
+            yield
         finally:
-            for handle in self._handles:
-                os.close(handle)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._stop = True
+        if self._failure is None:
+            self._failure = KeyboardInterrupt()
+        self._done.put(None)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _prepare(self) -> None:
         """The headers, and the files' full (sparse) length."""
@@ -113,7 +143,7 @@ class Work:
             os.ftruncate(handle, shard.size)
             write_at(handle, memoryview(shard.header), 0)
 
-    def _watch(self, running: list[threading.Thread], progress: Progress | None) -> None:
+    def _watch(self, threads: int, progress: Progress | None) -> None:
         """Journal and report until every thread has ended; raise the first failure."""
         total = sum(self._unit_bytes(unit) for unit in self._layout.units)
         count = total - sum(
@@ -122,13 +152,11 @@ class Work:
             if unit.number not in self._journal.finished
         )
         synced = count
-        left = len(running)
-        while left:
+        while threads:
             number = self._done.get()
-            if self._failure is not None:
-                raise self._failure
+            self._raise_failure()
             if number is None:
-                left -= 1
+                threads -= 1
                 continue
             unit = self._layout.units[number]
             self._fresh.append(number)

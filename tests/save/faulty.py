@@ -55,8 +55,9 @@ class Fault:
         call: the number, from 1, of the change of the disk at which it happens; 0 for never.
         what: `kill` (SIGKILL instead of the call), `half` (half of a write, then SIGKILL), `power`
             (what was not synced turns to garbage, then SIGKILL), `interrupt` (SIGINT to oneself
-            before the call), an errno's name that the call fails with, or `short` (from that call
-            on, writes take a byte less than asked for).
+            before the call), `interrupts` (the same before each of ten calls), an errno's name that
+            the call fails with, or `short` (from that call on, writes take a byte less than asked
+            for).
         only: count only the calls that start so, e.g. `fsync out.partial/model`.
         room: bytes that can be written before the disk is full; None for no limit.
     """
@@ -185,13 +186,14 @@ class Disk:
             if not f"{what} {name}".startswith(fault.only):
                 return True
             self._count += 1
-            if self._count != fault.call or fault.what in ("half", "short"):
+            last = fault.call + 9 * (fault.what == "interrupts")
+            if not fault.call <= self._count <= last or fault.what in ("half", "short"):
                 return True
             if fault.what == "power":
                 self._lose()
             if fault.what in ("kill", "power"):
                 os.kill(os.getpid(), signal.SIGKILL)
-            elif fault.what == "interrupt":
+            elif fault.what.startswith("interrupt"):
                 os.kill(os.getpid(), signal.SIGINT)
             else:
                 self._fail(fault.what)

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from save.faulty import Fault, Outcome, Runner, tree
 
 from mlxquant import OutputError
-from mlxquant.save.journal import Journal
 from mlxquant.save.partial import check_output, partial_of
 
 THREADS = (1, 2, 3, 7)
@@ -216,6 +215,16 @@ def test_ctrl_c_at_any_change_of_the_disk(job: Job, start: int) -> None:
         job.check_resumed(output)
 
 
+@pytest.mark.slow
+def test_ctrl_c_again_and_again(job: Job) -> None:
+    """No thread is left to write to files that are closed."""
+    for call in range(14, 74, 6):
+        output = job.output()
+        outcome = job.run(output, Fault(call, "interrupts"), threads=1 + call % 3)
+        assert outcome.status == 130, f"call {call}: {outcome}"
+        job.check_resumed(output)
+
+
 def test_what_was_done_before_ctrl_c_is_kept(job: Job) -> None:
     output = job.output()
     fault = Fault(1, "interrupt", only="fsync out.partial/journal")
@@ -361,35 +370,3 @@ def test_after_death_behind_the_rename_the_output_is_called_complete(job: Job) -
     assert tree(output) == job.expected
     with pytest.raises(OutputError, match=r"is complete already; .*out\.partial is left over"):
         check_output(output, resume=True)
-
-
-def test_a_torn_line_of_the_journal_is_ignored(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "partial" / "journal")
-    journal.begin("this")
-    journal.add([3, 14])
-    journal.add([159, 2])
-    journal.close()
-    path = tmp_path / "partial" / "journal"
-    whole = path.read_bytes()
-    second = whole.index(b"159")
-    for cut in range(len(whole)):
-        path.write_bytes(whole[:cut])
-        again = Journal(path)
-        again.begin("this")
-        assert again.finished == ({3, 14} if cut >= second else set())
-        again.add([6])
-        again.close()
-        last = Journal(path)
-        last.begin("this")
-        assert last.finished == again.finished
-        assert 6 in last.finished
-        last.close()
-
-
-def test_the_journal_is_locked_until_it_is_closed(tmp_path: Path) -> None:
-    path = tmp_path / "partial" / "journal"
-    first = Journal(path)
-    with pytest.raises(OutputError, match="partial: another run is writing here"):
-        Journal(path)
-    first.close()
-    Journal(path).close()

@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,24 @@ def test_a_source_that_changes_while_it_is_read(
     assert calls > 0
     assert tree(tmp_path / "out") == old
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_an_error_of_the_caller_stops_every_thread(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "UNIT_BYTES", 1 << 12)
+
+    def progress(done: int, total: int, name: str) -> None:
+        raise ValueError("the caller's own")
+
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="the caller's own"):
+        quantize(model, tmp_path / "out", threads=3, progress=progress)
+    assert threading.active_count() == before
+    assert not (tmp_path / "out").exists()
+    quantize(model, tmp_path / "out", resume=True)
+    quantize(model, tmp_path / "undisturbed")
+    assert tree(tmp_path / "out") == tree(tmp_path / "undisturbed")
 
 
 def _poison(model: Path, folder: Path, name: str, row: int, column: int, value: float) -> Path:
