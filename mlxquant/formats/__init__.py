@@ -33,6 +33,7 @@ __all__ = [
     "from_mlx",
     "get",
     "get_mlx",
+    "mlx_names",
     "names",
 ]
 
@@ -48,6 +49,11 @@ MODE_DEFAULTS: dict[str, tuple[int, int]] = {
 def names() -> tuple[str, ...]:
     """Every format's name, in the order of registration."""
     return tuple(FORMATS)
+
+
+def mlx_names() -> tuple[str, ...]:
+    """The names of the formats that an MLX folder can hold."""
+    return tuple(name for name, member in FORMATS.items() if isinstance(member, MlxFormat))
 
 
 def get(name: str, dtype: str = "BF16") -> Format:

@@ -162,7 +162,7 @@ class Item:
     @property
     def kept_format(self) -> str:
         """The format's name when no target is given: the element type, or the source's format."""
-        kept = self.module is not None and not self.decoded and self.source in formats.names()
+        kept = self.module is not None and not self.decoded and self.source in formats.mlx_names()
         return self.source if kept else self.dtype.lower()
 
     @property

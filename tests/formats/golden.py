@@ -88,7 +88,7 @@ def regenerate() -> None:
     FOLDER.mkdir(exist_ok=True)
     made = {dtype: from_float32(telling_rows(dtype), dtype) for dtype in FLOATS}
     np.savez_compressed(FOLDER / "rows.npz", **made)
-    for name in formats.names():
+    for name in formats.mlx_names():
         arrays = {}
         for dtype in FLOATS:
             fmt = formats.get(name, dtype)

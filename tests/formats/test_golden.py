@@ -13,7 +13,7 @@ from mlxquant.formats.floats import FLOATS
 TESTS = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", formats.names())
+@pytest.mark.parametrize("name", formats.mlx_names())
 def test_golden_bytes(name: str) -> None:
     for dtype in FLOATS:
         golden.check(name, dtype)
@@ -21,7 +21,7 @@ def test_golden_bytes(name: str) -> None:
 
 def test_every_format_has_golden_bytes_and_nothing_else_does() -> None:
     frozen = {path.stem for path in golden.FOLDER.iterdir()}
-    assert frozen == {"rows", *formats.names()}
+    assert frozen == {"rows", *formats.mlx_names()}
 
 
 def test_golden_files_are_not_written_unasked() -> None:
@@ -53,7 +53,7 @@ from mlxquant import formats
 from mlxquant.formats.floats import FLOATS
 
 checked = 0
-for name in formats.names():
+for name in formats.mlx_names():
     for dtype in FLOATS:
         golden.check(name, dtype)
         checked += 1
@@ -69,4 +69,4 @@ def test_the_reference_needs_no_mlx() -> None:
         text=True,
     )
     assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) == 3 * len(formats.names()) == 72
+    assert int(ran.stdout) == 3 * len(formats.mlx_names()) == 72

@@ -13,10 +13,10 @@ AFFINE = [f"affine{b}-g{g}" for b in (1, 2, 3, 4, 5, 6, 8) for g in (32, 64, 128
 
 
 def test_names() -> None:
-    assert formats.names() == (*AFFINE, "mxfp4", "mxfp8", "nvfp4")
+    assert formats.mlx_names() == (*AFFINE, "mxfp4", "mxfp8", "nvfp4")
 
 
-@pytest.mark.parametrize("name", formats.names())
+@pytest.mark.parametrize("name", formats.mlx_names())
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
 def test_a_name_and_its_mlx_parameters_lead_to_the_same_format(name: str, dtype: str) -> None:
     fmt = formats.get(name, dtype)

@@ -1,11 +1,11 @@
-"""ggml itself, as the tests' oracle: the shared libraries inside llama-cpp-python, called by ctypes.
+"""ggml itself, as the tests' oracle: llama-cpp-python's shared libraries, called by ctypes.
 
     to_float(2, wire_bytes, k)              what llama.cpp reads in a row of k weights
     quantize_chunk(2, rows, importance)     what llama-quantize writes for rows
 
-Types go by their number in a GGUF file. Nothing here imports the llama_cpp package, which would load
-far more. Where it is not installed, every function ends the test by `support.unchecked`. A wrong
-size makes ggml abort the whole process, so sizes are checked here first.
+Types go by their number in a GGUF file. Nothing here imports the llama_cpp package, which loads far
+more. Where it is not installed, every function ends the test by `support.unchecked`. A wrong size
+makes ggml abort the whole process, so sizes are checked here first.
 """
 
 from __future__ import annotations

@@ -367,7 +367,7 @@ def test_every_format_is_found() -> None:
     """The modes above are all that there are, and the defaults are those of the formats."""
     from mlxquant.load import packed as reader
 
-    assert {name for _, name in MODES} == set(formats.names())
+    assert {name for _, name in MODES} == set(formats.mlx_names())
     assert reader._DEFAULTS == formats.MODE_DEFAULTS
 
 
