@@ -16,6 +16,12 @@ from . import (
     mxfp4,  # noqa: F401
     mxfp8,  # noqa: F401
     nvfp4,  # noqa: F401
+    q2_k,  # noqa: F401
+    q3_k,  # noqa: F401
+    q4_k,  # noqa: F401
+    q5_k,  # noqa: F401
+    q6_k,  # noqa: F401
+    q8_k,  # noqa: F401
 )
 from .base import STORAGE, Array, Format, NonFiniteError, Part
 from .floats import check_dtype
