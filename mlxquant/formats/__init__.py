@@ -13,6 +13,13 @@ from __future__ import annotations
 from ..errors import RequestError
 from . import (
     affine,  # noqa: F401
+    iq1_m,  # noqa: F401
+    iq1_s,  # noqa: F401
+    iq2_s,  # noqa: F401
+    iq2_xs,  # noqa: F401
+    iq2_xxs,  # noqa: F401
+    iq3_s,  # noqa: F401
+    iq3_xxs,  # noqa: F401
     mxfp4,  # noqa: F401
     mxfp8,  # noqa: F401
     nvfp4,  # noqa: F401
