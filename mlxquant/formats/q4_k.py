@@ -29,7 +29,7 @@ from .base import Array
 from .floats import Bytes, Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, pack_planes, split, to_halves, unpack_planes
-from .k_search import scales_and_mins
+from .k_mins import scales_and_mins
 from .registry import register
 
 __all__ = ["Q4K", "pack_scales", "unpack_scales"]

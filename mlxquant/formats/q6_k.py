@@ -27,7 +27,7 @@ from .base import Array
 from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, pack_planes, split, to_halves, unpack_planes
-from .k_search import signed_scales
+from .k_scales import signed_scales
 from .registry import register
 
 __all__ = ["Q6K"]

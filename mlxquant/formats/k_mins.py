@@ -1,0 +1,267 @@
+"""The search for w ≈ d · scale · q - dmin · min, as k_search describes it.
+
+A scale is never negative, nor is d. A min is never negative either, but dmin may be, where all of a
+super-block lies above zero.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .floats import Bytes, Float32
+from .k_search import (
+    Half,
+    Lanes,
+    in_lanes,
+    in_order,
+    inverse,
+    nearest_half,
+    neighbours,
+    over_sub_blocks,
+    over_weights,
+    scaled,
+    shared_scale,
+)
+
+__all__ = ["Mins", "scales_and_mins"]
+
+_ZERO = np.float32(0)
+
+#: largest code → how many steps of scale, up and down, step 3 tries at first
+_FIRST_STEPS = {3: 1, 15: 2, 31: 3}
+
+
+class Mins(NamedTuple):
+    """codes uint8 [b, 256]; scales, mins uint8 [b, J]; d, dmin float16 [b]."""
+
+    codes: Bytes
+    scales: Bytes
+    mins: Bytes
+    d: Half
+    dmin: Half
+
+
+class _Fit(NamedTuple):
+    """Of each sub-block, float32 [J, b]: real scale and min, error, the codes' spread and mean.
+
+    The min is subtracted. The error is less the sum of squares about the sub-block's mean; the
+    spread is the sum of w · (q - mean)², what a squared unit of scale costs.
+    """
+
+    scale: Float32
+    low: Float32
+    cost: Float32
+    spread: Float32
+    mean: Float32
+
+
+class _State(NamedTuple):
+    """d, dmin float16 [b]; scales, mins float32 [J, b], whole numbers."""
+
+    d: Half
+    dmin: Half
+    scales: Float32
+    mins: Float32
+
+    def real(self, lanes: Lanes) -> tuple[Float32, Float32]:
+        """Scale and min of each sub-block, [J, b]."""
+        d, dmin = scaled(self.d, lanes.power), scaled(self.dmin, lanes.power)
+        return d * self.scales, dmin * self.mins
+
+
+def scales_and_mins(
+    blocks: Float32, importance: Float32 | None, *, size: int, top: int, steps: int
+) -> Mins:
+    """Encode blocks whose codes are 0 … top and whose scales and mins are 0 … steps.
+
+    Args:
+        blocks: float32 [b, 256], finite.
+        importance: float32 [b, 256] or None.
+        size: weights of a sub-block.
+        top: 3, 15 or 31.
+        steps: the largest scale and min.
+    """
+    pieces = [_search(lanes, top, steps) for lanes in in_lanes(blocks, importance, size)]
+    return Mins(*(np.concatenate(arrays) for arrays in zip(*pieces, strict=True)))
+
+
+def _search(lanes: Lanes, top: int, steps: int) -> Mins:
+    sign = _sign_of_mins(lanes.x, top)
+    state = _start(lanes, _fit_sub_blocks(lanes, sign, top), sign, steps)
+    for reach in (_FIRST_STEPS[top], 1):
+        state = _step(lanes, state, top, steps, reach)
+        state = _refit(lanes, state, top)
+    state = _step(lanes, state, top, steps, 1)
+    codes = _codes(lanes.x, *state.real(lanes), top)
+    scales, mins = state.scales.astype(np.uint8), state.mins.astype(np.uint8)
+    return Mins(
+        in_order(codes.astype(np.uint8)), in_order(scales), in_order(mins), state.d, state.dmin
+    )
+
+
+def _codes(x: Float32, scale: Float32, low: Float32, top: int) -> Float32:
+    """The nearest codes [G, J, b] at scale and min [J, b]."""
+    return _round(x + low, scale, top)
+
+
+def _round(shifted: Float32, scale: Float32, top: int) -> Float32:
+    q: Float32 = shifted * inverse(scale)
+    np.rint(q, out=q)
+    np.maximum(q, _ZERO, out=q)
+    np.minimum(q, np.float32(top), out=q)
+    return q
+
+
+def _cost(lanes: Lanes, scale: Float32, low: Float32, top: int) -> Float32:
+    """The squared error [J, b] at the nearest codes."""
+    left = lanes.x + low
+    q = _round(left, scale, top)
+    q *= scale
+    left -= q
+    left *= left
+    if lanes.w is not None:
+        left *= lanes.w
+    return over_weights(left)
+
+
+def _sign_of_mins(x: Float32, top: int) -> Float32:
+    """1 or -1 [b]: whether mins are subtracted, as they must be where weights reach below zero.
+
+    Added, they spare all-positive sub-blocks the range from zero to their smallest weight, and cost
+    the others what lies below zero.
+    """
+    low, high = x.min(axis=0), x.max(axis=0)
+    above, below = np.maximum(low, _ZERO), np.minimum(low, _ZERO)
+    step = np.float32(len(x) / (12 * top * top))
+    gain = over_sub_blocks((high * high - (high - above) ** 2) * step)
+    added = gain > over_sub_blocks(below * below)
+    return np.where(added, np.float32(-1), np.float32(1))
+
+
+def _ranges(top: int) -> list[tuple[float, float]]:
+    """(cut below, cut above) of a sub-block's range, as parts of it, that are worth rounding in."""
+    if top == 3:
+        cuts = [-0.02, 0.06, 0.14, 0.24]
+        wider = [(-0.1, -0.1), (-0.1, 0.06), (0.06, -0.1)]
+    else:
+        cuts, wider = [0.35 * i / top for i in (-1, 0, 1, 2, 3)], []
+    return [(below, above) for below in cuts for above in cuts] + wider
+
+
+def _fit_sub_blocks(lanes: Lanes, sign: Float32, top: int) -> _Fit:
+    """Step 1."""
+    x = lanes.x
+    mean_x = over_weights(lanes.weigh(x)) / lanes.total
+    centred = lanes.weigh(x - mean_x)
+    low, high = x.min(axis=0), x.max(axis=0)
+    low = np.where(sign > 0, np.minimum(low, _ZERO), np.maximum(low, _ZERO))
+    span = np.maximum(high, low) - low
+
+    def fitted(scale: Float32, low: Float32) -> _Fit:
+        return _least_squares(lanes, _codes(x, scale, low, top), centred, mean_x, sign)
+
+    fits = (
+        fitted(span * np.float32((1 - below - above) / top), -low - np.float32(below) * span)
+        for below, above in _ranges(top)
+    )
+    best = next(fits)
+    for fit in fits:
+        best = _better(fit, best)
+    for _ in range(2):
+        best = _better(fitted(best.scale, best.low), best)
+    return best
+
+
+def _least_squares(
+    lanes: Lanes, codes: Float32, centred: Float32, mean_x: Float32, sign: Float32
+) -> _Fit:
+    """The scale and min that fit codes best, the min of the sign allowed.
+
+    Args:
+        centred: w · (x - mean_x), so that sums do not cancel where weights are far from zero.
+    """
+    weighed = lanes.weigh(codes)
+    mean = over_weights(weighed) / lanes.total
+    square = over_weights(weighed * codes)
+    spread = np.maximum(square - lanes.total * mean * mean, np.float32(1e-6) * square)
+    along = over_weights(codes * centred)
+    scale = np.maximum(along * inverse(spread), _ZERO)
+    low = scale * mean - mean_x
+    cost = -scale * along
+    # a min on the wrong side of zero is zero, and the scale fits through the origin
+    wrong = low * sign < 0
+    if wrong.any():
+        through = along + lanes.total * mean * mean_x
+        alone = np.maximum(through * inverse(square), _ZERO)
+        scale, low = np.where(wrong, alone, scale), np.where(wrong, _ZERO, low)
+        cost = np.where(wrong, lanes.total * mean_x * mean_x - alone * through, cost)
+    return _Fit(scale, low, cost, spread, mean)
+
+
+def _better(new: _Fit, old: _Fit) -> _Fit:
+    won = new.cost < old.cost
+    return _Fit(*(np.where(won, a, b) for a, b in zip(new, old, strict=True)))
+
+
+def _start(lanes: Lanes, fit: _Fit, sign: Float32, steps: int) -> _State:
+    """Step 2."""
+    limit = np.float32(steps)
+    d = shared_scale(fit.scale, fit.spread, 0, steps, lanes.power)
+    real = scaled(d, lanes.power)
+    scales = np.minimum(np.rint(fit.scale * inverse(real)), limit)
+    # the min that fits the rounded scale
+    low = np.maximum(sign * (fit.low + (real * scales - fit.scale) * fit.mean), _ZERO)
+    dmin = shared_scale(low, lanes.total, 0, steps, lanes.power)
+    mins = np.minimum(np.rint(low * inverse(scaled(dmin, lanes.power))), limit)
+    return _State(d, np.where(sign > 0, dmin, -dmin), scales, mins)
+
+
+def _step(lanes: Lanes, state: _State, top: int, steps: int, reach: int) -> _State:
+    """Step 3. A larger scale comes with the larger min that keeps the middle code in its place."""
+    d, dmin = scaled(state.d, lanes.power), scaled(state.dmin, lanes.power)
+    along = d * inverse(dmin) * np.float32(top / 2)
+    scales, mins, least = state.scales, state.mins, np.full_like(state.scales, np.inf)
+    limit = np.float32(steps)
+    for up in sorted(range(-reach, reach + 1), key=abs):
+        scale = np.clip(state.scales + np.float32(up), _ZERO, limit)
+        middle = state.mins + np.rint(np.float32(up) * along)
+        for more in (0, -1, 1):
+            low = np.clip(middle + np.float32(more), _ZERO, limit)
+            cost = _cost(lanes, d * scale, dmin * low, top)
+            won = cost < least
+            least = np.where(won, cost, least)
+            scales, mins = np.where(won, scale, scales), np.where(won, low, mins)
+    return state._replace(scales=scales, mins=mins)
+
+
+def _refit(lanes: Lanes, state: _State, top: int) -> _State:
+    """Step 4: the change of d and dmin that fits what is left best, then the nearest float16."""
+    scale, low = state.real(lanes)
+    codes = _codes(lanes.x, scale, low, top)
+    left = lanes.weigh(lanes.x + low - codes * scale)
+    weighed = lanes.weigh(codes)
+    s, m = state.scales.astype(np.float64), state.mins.astype(np.float64)
+    ss = over_sub_blocks(s * s * over_weights(weighed * codes))
+    sm = over_sub_blocks(-s * m * over_weights(weighed))
+    mm = over_sub_blocks(m * m * lanes.total)
+    rs = over_sub_blocks(s * over_weights(codes * left))
+    rm = over_sub_blocks(-m * over_weights(left))
+    det = ss * mm - sm * sm
+    both = det > 1e-9 * ss * mm
+    det = np.where(both, det, 1)
+    up = np.where(both, (rs * mm - rm * sm) / det, rs / np.where(ss > 0, ss, 1))
+    down = np.where(both, (rm * ss - rs * sm) / det, 0)
+    d, dmin = scaled(state.d, lanes.power), scaled(state.dmin, lanes.power)
+    best_d, best_dmin, least = state.d, state.dmin, np.zeros(len(state.d))
+    for near in neighbours(nearest_half(d + up, lanes.power)):
+        near_d = np.maximum(near, np.float16(0))
+        for near_dmin in neighbours(nearest_half(dmin + down, lanes.power)):
+            a = scaled(near_d, lanes.power).astype(np.float64) - d
+            c = scaled(near_dmin, lanes.power).astype(np.float64) - dmin
+            cost = a * a * ss + 2 * a * c * sm + c * c * mm - 2 * (a * rs + c * rm)
+            won = cost < least
+            least = np.where(won, cost, least)
+            best_d, best_dmin = np.where(won, near_d, best_d), np.where(won, near_dmin, best_dmin)
+    return state._replace(d=best_d, dmin=best_dmin)
