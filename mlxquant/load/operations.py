@@ -55,10 +55,10 @@ def to_mx(carrier: Array, dtype: str) -> Any:
 
 
 def from_mx(array: Any) -> Array:
-    """An MLX array as its carrier."""
+    """An MLX array as its carrier; the two share their memory."""
     import mlx.core as mx
 
-    return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
+    return np.asarray(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
 
 
 def constant(array: Any) -> Node:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Layout", "Output", "Shard", "Unit", "lay_out"]
 
-#: bytes of float source that one unit reads
-UNIT_BYTES = 4 << 20
+#: bytes of float source that one unit reads; about what a core keeps in its own cache
+UNIT_BYTES = 1 << 20
 
 #: a shard is closed before it would pass this; mlx_lm's size
 SHARD_BYTES = 5 << 30

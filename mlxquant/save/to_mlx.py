@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FileFormatError, ModelError, OutputError, RequestError
 from ..files.atomic import sync_file, sync_folder, write_file
-from .layout import Layout, lay_out
+from .layout import UNIT_BYTES, Layout, lay_out
 from .manifest import (
     MANIFEST,
     describe_items,
@@ -133,10 +133,12 @@ def _write(
 
     folder = partial.folder
     work = Work(plan, source, layout, folder, partial.journal)
-    # Freed chunks go back to the system: kept, they would add up over threads and chunk sizes.
-    before = mx.set_cache_limit(0)
+    threads = threads or os.cpu_count() or 1
+    # MLX keeps freed buffers for the next unit, as many as the units in flight need: returning them
+    # to the system each time costs more than the rounding (page faults, on every thread at once).
+    before = mx.set_cache_limit(16 * UNIT_BYTES * threads)
     try:
-        work.run(source.checkpoint.shards, threads or os.cpu_count() or 1, progress)
+        work.run(source.checkpoint.shards, threads, progress)
     finally:
         mx.set_cache_limit(before)
     files = {
