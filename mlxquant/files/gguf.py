@@ -191,10 +191,9 @@ class _Reader(Cursor):
             start = self.at
             count = self.u64(f"{what} count")
             if count * least > self.size - 24:
-                reason = (
-                    f"{count} {what}s need {count * least} bytes or more, which exceeds the file"
-                )
-                self.fail(f"{what} count", f"{reason} of {self.size}", start)
+                reason = f"{count} exceeds the file, which has {self.size} bytes and would need"
+                reason += f" {count * least} or more: truncated, or a lie"
+                self.fail(f"{what} count", reason, start)
             if count > limit:
                 self.fail(f"{what} count", f"{count}, the limit is {limit}", start)
             counts.append(count)
