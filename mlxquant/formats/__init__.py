@@ -13,6 +13,8 @@ from __future__ import annotations
 from ..errors import RequestError
 from . import (
     affine,  # noqa: F401
+    ggml_mxfp4,  # noqa: F401
+    ggml_nvfp4,  # noqa: F401
     iq1_m,  # noqa: F401
     iq1_s,  # noqa: F401
     iq2_s,  # noqa: F401
@@ -20,15 +22,27 @@ from . import (
     iq2_xxs,  # noqa: F401
     iq3_s,  # noqa: F401
     iq3_xxs,  # noqa: F401
+    iq4_nl,  # noqa: F401
+    iq4_xs,  # noqa: F401
     mxfp4,  # noqa: F401
     mxfp8,  # noqa: F401
     nvfp4,  # noqa: F401
+    plain,  # noqa: F401
+    q1_0,  # noqa: F401
+    q2_0,  # noqa: F401
     q2_k,  # noqa: F401
     q3_k,  # noqa: F401
+    q4_0,  # noqa: F401
+    q4_1,  # noqa: F401
     q4_k,  # noqa: F401
+    q5_0,  # noqa: F401
+    q5_1,  # noqa: F401
     q5_k,  # noqa: F401
     q6_k,  # noqa: F401
+    q8_0,  # noqa: F401
     q8_k,  # noqa: F401
+    tq1_0,  # noqa: F401
+    tq2_0,  # noqa: F401
 )
 from .base import STORAGE, Array, Format, NonFiniteError, Part
 from .floats import check_dtype
