@@ -57,8 +57,8 @@ Int32 = NDArray[np.int32]
 #: super-blocks searched at a time, so that the arrays stay in the nearer caches
 _PIECE = 64
 
-#: largest float16
-_LARGEST = np.float16(65504)
+#: the extremes of float16
+_LARGEST, _SMALLEST = np.float16(65504), np.float16(2.0**-24)
 
 
 class Lanes(NamedTuple):
@@ -163,7 +163,12 @@ def shared_scale(values: Float32, weight: Float32, lowest: int, highest: int, po
     tries = np.linspace(highest * 1.03, highest * 0.66, 40)
     if lowest:
         tries = np.concatenate((-tries, tries))
-    halves = nearest_half(edge / tries[:, None], power)
+    wanted = edge / tries[:, None]
+    halves = nearest_half(wanted, power)
+    # a step too small for float16 is the smallest there is: some scale of 1 may still serve
+    halves = np.where(
+        (halves == 0) & (wanted != 0), np.copysign(_SMALLEST, wanted).astype(np.float16), halves
+    )
     # [J, tries, b]
     d = scaled(halves, power)
     rounded = np.rint(values[:, None] * inverse(d))

@@ -12,7 +12,8 @@
     w = d · q
 
 Encode takes the first weight of the largest magnitude as code -127: d = that weight / -127, and
-q = rint(w · (-127 / that weight)), all in float32.
+q = rint(w · (-127 / that weight)), all in float32. Where d · 127 would overflow, d is the next
+number towards zero.
 
 Layout: block_q8_K in ggml-common.h of llama.cpp.
 """
@@ -50,6 +51,7 @@ class Q8K(GgmlFormat):
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             inverse = np.where(zero, np.float32(0), np.float32(-127) / edge)
             d = np.where(zero, np.float32(0), np.float32(1) / inverse)
+            d = np.where(np.isinf(d * np.float32(127)), np.nextafter(d, np.float32(0)), d)
             scaled = np.rint(np.nan_to_num(blocks * inverse, posinf=127, neginf=-127))
         codes = np.clip(scaled, -127, 127).astype(np.int8)
         sums = codes.reshape(-1, 16, 16).sum(axis=2, dtype="<i2")
