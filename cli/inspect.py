@@ -11,7 +11,8 @@ from .tables import bytes_text, pairs, prepare, safe, say, table
 
 if TYPE_CHECKING:
     from ..inspection.architecture import Architecture
-    from ..inspection.facts import Facts
+    from ..inspection.facts import Facts, MetadataRow
+    from ..inspection.gguf import GgufModel
     from ..inspection.problems import Problem
     from ..load.checkpoint import Checkpoint
 
@@ -31,8 +32,9 @@ def command(
 ) -> int:
     """Show what a model is.
 
-    PATH is a model folder, a hub id (org/name) or one .safetensors file. Nothing is loaded: a model
-    of any size takes a moment. With --verify, problems found make the exit status 1.
+    PATH is a model folder, a hub id (org/name), a GGUF file (any part of a split one) or one
+    .safetensors file. Nothing is loaded: a model of any size takes a moment. With --verify,
+    problems found make the exit status 1.
     """
     from ..inspection import facts as inspection
 
@@ -62,7 +64,7 @@ def _document(facts: Facts, tensors: bool, found: list[Problem] | None) -> dict[
     return document
 
 
-def _verify(checkpoint: Checkpoint) -> list[Problem]:
+def _verify(checkpoint: Checkpoint | GgufModel) -> list[Problem]:
     """Read every byte, with a bar on stderr where that is a terminal."""
     import sys
 
@@ -83,23 +85,30 @@ def _verify(checkpoint: Checkpoint) -> list[Problem]:
 
 def _show(facts: Facts, tensors: bool) -> None:
     pairs([(name, safe(value)) for name, value in _lines(facts)])
-    say()
-    columns = [("role", "left"), ("format", "left")]
-    columns += [(title, "right") for title in ("tensors", "weights", "size", "bpw")]
-    table(
-        columns,
-        [
-            (
-                row.group,
-                row.format,
-                f"{row.tensors:,}",
-                f"{row.weights:,}",
-                bytes_text(row.bytes),
-                _bpw(row.bpw),
-            )
-            for row in facts.formats
-        ],
-    )
+    if facts.formats:
+        say()
+        columns = [("role", "left"), ("format", "left")]
+        columns += [(title, "right") for title in ("tensors", "weights", "size", "bpw")]
+        table(
+            columns,
+            [
+                (
+                    row.group,
+                    row.format,
+                    f"{row.tensors:,}",
+                    f"{row.weights:,}",
+                    bytes_text(row.bytes),
+                    _bpw(row.bpw),
+                )
+                for row in facts.formats
+            ],
+        )
+    if facts.metadata:
+        say()
+        table(
+            [("key", "left"), ("type", "left"), ("value", "left")],
+            [(safe(row.key), row.type, safe(_metadata(row))) for row in facts.metadata],
+        )
     if tensors:
         say()
         columns = [(title, "left") for title in ("tensor", "role", "shape", "format")]
@@ -139,6 +148,22 @@ def _show_verified(facts: Facts, found: list[Problem]) -> None:
     files = f"{facts.files} file{'s' * (facts.files != 1)}"
     verdict = f"{len(bad)} problem{'s' * (len(bad) != 1)}" if bad else "no problem"
     say(f"verified: {bytes_text(facts.bytes)} of weights in {files}, {verdict} found")
+
+
+def _metadata(row: MetadataRow) -> str:
+    """A value in a line: long texts cut, of arrays the first items."""
+    if row.count is None:
+        return _short(row.value, 60)
+    items = [_short(item, 16) for item in row.value]
+    items += ["…"] * (row.count > len(items))
+    return f"{row.count:,}: {', '.join(items)}" if items else "0"
+
+
+def _short(value: object, limit: int) -> str:
+    text = f"{value:.7g}" if isinstance(value, float) else str(value)
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}… ({len(text):,} characters)" if limit > 20 else f"{text[:limit]}…"
 
 
 def _list(title: str, lines: list[str]) -> None:
@@ -226,7 +251,8 @@ def _text_side(facts: Facts) -> list[tuple[str, str]]:
         found = facts.tokenizer
         parts = [found.kind or "none"]
         if found.vocabulary:
-            parts.append(f"{found.vocabulary:,} tokens ({found.added} added)")
+            added = "" if found.added is None else f" ({found.added} added)"
+            parts.append(f"{found.vocabulary:,} tokens{added}")
         parts += [part for part in (found.class_name, found.pre_tokenizer) if part]
         lines.append(("tokenizer", ", ".join(parts)))
         special = [

@@ -2,7 +2,8 @@
 
     inspect       Checkpoint → Facts       costs the headers and the JSON files
     verify        Checkpoint → [Problem]   reads every byte
-    open_path     a folder, a hub id, nothing, or one .safetensors file → Checkpoint
+    open_path     a folder, a hub id, nothing, or one .safetensors file → Checkpoint;
+                  a GGUF file, or any part of a split one → GgufModel, which the others take too
 
 Nothing here imports mlx, mlx-lm or transformers, and only `verify` imports NumPy.
 """
@@ -17,15 +18,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError, InputError, one_line
+from ..errors import FileFormatError
 from ..load.checkpoint import Checkpoint, StoredTensor
+from . import gguf
 from .architecture import Architecture, read_architecture
 from .census import FormatRow, TensorRow, format_rows, is_ambiguous, tensor_rows
+from .gguf import GgufModel, MetadataRow
 from .made_by import ManifestFacts, check_manifest, manifest_hashes, read_manifest
 from .problems import Problem
 from .tokenizer import TemplateFacts, TokenizerFacts, template_facts, tokenizer_facts
 
-__all__ = ["Facts", "FormatRow", "TensorRow", "as_json", "inspect", "open_path", "verify"]
+__all__ = [
+    "Facts",
+    "FormatRow",
+    "MetadataRow",
+    "TensorRow",
+    "as_json",
+    "inspect",
+    "open_path",
+    "verify",
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,7 @@ class Facts:
         eos: where an end of sequence is named → ids or texts.
         conflicts, notes: a line each.
         problems: what is wrong.
+        metadata: a row for each key of a GGUF file.
     """
 
     path: str
@@ -65,16 +78,17 @@ class Facts:
     conflicts: tuple[str, ...]
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
+    metadata: tuple[MetadataRow, ...] = ()
 
 
 def open_path(
     path: str | os.PathLike[str] | None = None, *, trust_remote_code: bool = False
-) -> Checkpoint:
+) -> Checkpoint | GgufModel:
     """Open what a user points at.
 
     Args:
-        path: a folder, a hub id, None for the bundled model, or one `.safetensors` file, which
-            is taken as weights alone: what lies beside it is not read.
+        path: a folder, a hub id, None for the bundled model, a GGUF file, or one `.safetensors`
+            file, which is taken as weights alone: what lies beside it is not read.
         trust_remote_code: accept a folder that carries Python code; nothing here runs it.
 
     Raises:
@@ -96,8 +110,10 @@ def open_path(
     )
 
 
-def inspect(checkpoint: Checkpoint) -> Facts:
+def inspect(checkpoint: Checkpoint | GgufModel) -> Facts:
     """The facts of a model. What is wrong with its smaller files is listed, not raised."""
+    if isinstance(checkpoint, GgufModel):
+        return _gguf_facts(checkpoint)
     problems: list[Problem] = []
     conflicts: list[str] = []
     notes = list(checkpoint.notes)
@@ -143,8 +159,35 @@ def inspect(checkpoint: Checkpoint) -> Facts:
     )
 
 
+def _gguf_facts(model: GgufModel) -> Facts:
+    """The facts of a GGUF model."""
+    rows = tuple(gguf.rows_of(model))
+    parameters, nbytes = sum(row.weights for row in rows), sum(row.bytes for row in rows)
+    return Facts(
+        path=str(model.path),
+        source=str(model.path),
+        revision=None,
+        architecture=gguf.architecture_of(model),
+        parameters=parameters,
+        bytes=nbytes,
+        files=len(model.parts),
+        bpw=8 * nbytes / parameters if parameters else None,
+        formats=format_rows(rows),
+        tensors=rows,
+        quantization=None,
+        tokenizer=gguf.tokenizer_of(model),
+        chat_template=gguf.template_of(model),
+        eos=gguf.eos_of(model),
+        manifest=None,
+        conflicts=(),
+        notes=tuple(gguf.notes_of(model)),
+        problems=tuple(gguf.check(model)),
+        metadata=gguf.metadata_rows(model),
+    )
+
+
 def verify(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | GgufModel,
     progress: Callable[[int, int, str], None] | None = None,
     threads: int | None = None,
 ) -> list[Problem]:
@@ -156,6 +199,8 @@ def verify(
         progress: called with (bytes of weights done, in all, file name), from any thread.
         threads: at most so many weight files at once; None for one a core.
     """
+    if isinstance(checkpoint, GgufModel):
+        return gguf.scan_gguf(checkpoint, progress)
     from .verification import scan
 
     problems: list[Problem] = []
@@ -192,8 +237,8 @@ def _file(path: str | os.PathLike[str]) -> Path | None:
         return None
 
 
-def _bare(file: Path) -> Checkpoint:
-    """A safetensors file alone.
+def _bare(file: Path) -> Checkpoint | GgufModel:
+    """A GGUF model, or a safetensors file alone.
 
     Raises:
         InputError: it is something else.
@@ -203,12 +248,7 @@ def _bare(file: Path) -> Checkpoint:
 
     what = describe(file)
     if what == "a GGUF file" or file.suffix.lower() == ".gguf":
-        raise InputError(
-            one_line(
-                f"{file}: this is a GGUF file, which this version does not read; "
-                "give a model folder or a .safetensors file"
-            )
-        )
+        return gguf.open_gguf(file)
     header = read_header(file)
     stored = {
         entry.name: StoredTensor(

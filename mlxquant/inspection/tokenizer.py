@@ -18,7 +18,13 @@ from ..files.json_file import TOKENIZER_LIMIT, read_json_object
 from ..files.sniff import open_regular
 from .problems import Problem
 
-__all__ = ["TemplateFacts", "TokenizerFacts", "template_facts", "tokenizer_facts"]
+__all__ = [
+    "TemplateFacts",
+    "TokenizerFacts",
+    "describe_template",
+    "template_facts",
+    "tokenizer_facts",
+]
 
 #: files that hold a tokenizer, the one that is used first
 _KINDS = {
@@ -169,12 +175,19 @@ def template_facts(folder: Path, names: set[str], problems: list[Problem]) -> Te
             "chat_template.jinja and the chat_template in tokenizer_config.json differ; "
             "chat_template.jinja is used"
         )
+    return describe_template(source, text, tuple(others), conflict)
+
+
+def describe_template(
+    source: str, text: str, others: tuple[str, ...] = (), conflict: str | None = None
+) -> TemplateFacts:
+    """What a chat template's text tells."""
     return TemplateFacts(
         source=source,
         length=len(text),
         tools=_TOOLS.search(text) is not None,
         thinking=_THINKING.search(text) is not None,
-        others=tuple(others),
+        others=others,
         conflict=conflict,
     )
 

@@ -1,6 +1,7 @@
 """What a tensor's name says about its place in a model: its role and its layer.
 
-The names are those of Hugging Face checkpoints and of the modules that mlx-lm makes of them.
+The names are those of Hugging Face checkpoints and of the modules that mlx-lm makes of them, and of
+GGUF files (gguf_roles.py).
 Everything here is a function of the name alone: the last components say what a tensor is, and the
 components above them settle what is ambiguous (`c_proj` is an output projection in an attention
 block and a down projection in an MLP).
@@ -12,6 +13,8 @@ The words are those of a transformer's residual stream: `q`, `k`, `v`, `gate` an
 from __future__ import annotations
 
 import re
+
+from .gguf_roles import gguf_role
 
 __all__ = ["GROUPS", "ROLES", "group_of", "layer_of", "role_of"]
 
@@ -256,7 +259,7 @@ _EXPERT_LEAVES = {
     "routed_expert_up_proj": "expert.down",
 }
 
-_STACKS = {"layers", "h", "blocks", "layer", "block"}
+_STACKS = {"layers", "h", "blocks", "layer", "block", "blk"}
 
 
 def role_of(name: str) -> str:
@@ -267,6 +270,9 @@ def role_of(name: str) -> str:
             `model.layers.0.mlp.up_proj.weight` are the same; so are the `.scales` and `.biases` of
             a quantized weight. A layer's additive `.bias` is `bias`.
     """
+    found = gguf_role(name)
+    if found is not None:
+        return found
     path = name.split(".")
     if any(_VISION.match(part) for part in path):
         return "vision"
@@ -335,11 +341,11 @@ def group_of(role: str) -> str:
 def layer_of(name: str) -> int | None:
     """The index of the decoder layer that a tensor or module belongs to, or None outside of them.
 
-    The first number that follows `layers`, `h`, `blocks`, `layer` or `block`; vision and audio
-    towers count layers of their own and give None.
+    The first number that follows `layers`, `h`, `blocks`, `layer`, `block` or `blk`; vision and
+    audio towers count layers of their own and give None.
     """
     path = name.split(".")
-    if any(_VISION.match(part) for part in path):
+    if gguf_role(name) == "vision" or any(_VISION.match(part) for part in path):
         return None
     for before, part in zip(path, path[1:], strict=False):
         if before in _STACKS and part.isascii() and part.isdigit() and len(part) < 10:

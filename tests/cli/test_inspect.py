@@ -184,8 +184,10 @@ def test_a_file_alone(small: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("model.gguf", b"GGUF\3\0\0\0", "this is a GGUF file, which this version does not read"),
-        ("model.gguf", b"", "this is a GGUF file, which this version does not read"),
+        ("model.gguf", b"GGUF\3\0\0\0", "truncated header: 8 bytes"),
+        ("model.gguf", b"", "this is an empty file"),
+        ("model.gguf", b"<html>", "this is an HTML page"),
+        ("model.bin", b"GGUF" + bytes(20), "unsupported version 0"),
         ("model.safetensors", b"<!doctype html>", "this is an HTML page"),
         ("model.safetensors", b"\1", "truncated"),
         ("pytorch_model.bin", b"\x80\x02}", "this is a pickle"),

@@ -438,14 +438,6 @@ def test_packed_weights_alone_do_not_tell_their_width(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["model.gguf", "model.safetensors", "model"])
-def test_gguf_files_are_named(tmp_path: Path, name: str) -> None:
-    file = tmp_path / name
-    file.write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(InputError, match="this is a GGUF file, which this version does not read"):
-        open_path(file)
-
-
 def test_other_files_are_named(tmp_path: Path) -> None:
     file = tmp_path / "model.bin"
     file.write_bytes(b"PK\x03\x04" + bytes(100))
