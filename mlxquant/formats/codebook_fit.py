@@ -31,8 +31,11 @@ __all__ = ["Found", "Shape", "fit"]
 #: of groups by points, compared at a time: 1 MB of float32
 _TILE = 1 << 18
 
-#: scales that step 1 tries, in units of (largest value) / (largest coordinate)
+#: scales that step 1 tries, in units of (largest value) / (largest coordinate); the second for
+#: codebooks of more than _MANY points, where a trial takes longest and a miss costs least
 _TRIALS = tuple(1.1 * 0.86**i for i in range(8))
+_FEWER_TRIALS = tuple(1.05 * 0.8**i for i in range(5))
+_MANY = 1024
 
 #: scales d that step 2 tries, in units of (largest scale) / (largest step)
 _SUPER_TRIALS = np.linspace(0.8, 1.25, 46, dtype=np.float32)
@@ -166,8 +169,9 @@ class _Search:
     def alone(self) -> tuple[Float32, _Points]:
         """Step 1: each sub-block's own best scale, [m], and its points there."""
         top = np.abs(self.values).max(axis=1) / np.float32(np.abs(self.points).max())
-        best = self.nearest(top * np.float32(_TRIALS[0]))
-        for trial in _TRIALS[1:]:
+        trials = _TRIALS if len(self.points) <= _MANY else _FEWER_TRIALS
+        best = self.nearest(top * np.float32(trials[0]))
+        for trial in trials[1:]:
             other = self.nearest(top * np.float32(trial))
             better = other.cost(other.scale()) < best.cost(best.scale())
             best = best.where(better, other)
