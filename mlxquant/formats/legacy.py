@@ -123,7 +123,7 @@ def round_affine(blocks: Float32, top: int) -> tuple[Bytes, Float32, Float32]:
         first = (some == 0).argmax(axis=1)
         low[at_zero] = np.take_along_axis(some, first[:, None], axis=1)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        scale = (high - low) / np.float32(top)
+        scale = (high - low + np.float32(0)) / np.float32(top)  # 0, not -0, for zeros
         steps = (blocks - low) * inverse(scale)
         steps += np.float32(0.5)
         codes = steps.astype(np.uint8)
