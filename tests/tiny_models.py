@@ -85,6 +85,29 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_scaling": None,
         "quantization_config": {"quant_method": "mxfp4"},
     },
+    "qwen2_moe": {
+        **_DENSE,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 96,
+    },
+    "deepseek_v2": {
+        **_DEEPSEEK,
+        "rms_norm_eps": 1e-6,
+        "topk_method": "greedy",
+        "n_group": 1,
+        "topk_group": 1,
+        "rope_scaling": {
+            "type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 128,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale": 0.7,
+            "mscale_all_dim": 0.7,
+        },
+    },
     "starcoder2": {**_DENSE, "norm_epsilon": 1e-5, "use_bias": True},
     "stablelm": {
         **_DENSE,
@@ -111,14 +134,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+#: families whose checkpoints hold experts one by one, by the names of their matrices in mlx-lm
+_APART = ("qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3")
+
+
 def make(
-    folder: Path, family: str, *, dtype: str = "bfloat16", shards: int = 1, **config: Any
+    folder: Path,
+    family: str,
+    *,
+    dtype: str = "bfloat16",
+    shards: int = 1,
+    lively: bool = False,
+    **config: Any,
 ) -> Path:
     """Write a small random model of a family, with the bundled model's tokenizer.
 
     Args:
         folder: made; holds config.json, the weights in `shards` files, and the tokenizer.
         dtype: MLX's name of the element type. config: entries that depart from CONFIGS.
+        lively: weights of a trained model's sizes, so that logits differ by several units; rounded
+            to bfloat16 whatever `dtype` is.
     """
     settings = {"model_type": family, "torch_dtype": dtype, **CONFIGS[family], **config}
     model_class, args_class = _get_classes(settings)
@@ -126,7 +161,7 @@ def make(
     # a copy: some architectures write into the dicts of their config
     model = model_class(args_class.from_dict(json.loads(json.dumps(settings))))
     weights = {
-        name: (mx.random.normal(array.shape) * 0.05).astype(getattr(mx, dtype))
+        name: _random(family, name, array.shape, lively=lively).astype(getattr(mx, dtype))
         for name, array in tree_flatten(model.parameters())
     }
     weights = _unsanitize(family, settings, weights)
@@ -152,19 +187,38 @@ def make(
     return folder
 
 
+def _random(family: str, name: str, shape: tuple[int, ...], *, lively: bool) -> mx.array:
+    """A parameter's values, float32."""
+    noise = mx.random.normal(shape)
+    if not lively:
+        return noise * 0.05
+    if len(shape) > 1:
+        values = noise * (0.5 if "embed_tokens" in name else shape[-1] ** -0.5)
+    elif "norm" in name and name.endswith(".weight"):
+        # Gemma's go to GGUF as 1 + w in float32: multiples of 2^-10 are exact there
+        values = mx.round(102.4 * noise) / 1024 + (0 if family.startswith("gemma") else 1)
+    else:
+        values = noise * (1 if name.endswith("sinks") else 0.1)
+    return values.astype(mx.bfloat16).astype(mx.float32)
+
+
 def _unsanitize(
     family: str, config: dict[str, Any], weights: dict[str, mx.array]
 ) -> dict[str, mx.array]:
     """The original checkpoint's names and layouts."""
+    if family == "gpt_oss" and not config.get("quantization_config"):
+        return weights
     result: dict[str, mx.array] = {}
     for name, array in weights.items():
+        if family == "gemma3_text" and config["tie_word_embeddings"] and name == "lm_head.weight":
+            continue
         if family == "mixtral" and ".switch_mlp." in name:
             short = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
             before, _, rest = name.partition("switch_mlp.")
             for expert in range(array.shape[0]):
                 which = short[rest.removesuffix(".weight")]
                 result[f"{before}experts.{expert}.{which}.weight"] = array[expert]
-        elif family in ("qwen3_moe", "deepseek_v3") and ".switch_mlp." in name:
+        elif family in _APART and ".switch_mlp." in name:
             before, _, rest = name.partition("switch_mlp.")
             for expert in range(array.shape[0]):
                 result[f"{before}experts.{expert}.{rest}"] = array[expert]

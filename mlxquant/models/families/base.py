@@ -1,0 +1,291 @@
+"""The contract of a family: one model type of Hugging Face ↔ one architecture of GGUF.
+
+A family is a value: settings (config.json ↔ metadata) and rules (names and layouts of tensors), in
+tables, each entry with its inverse. Names on the model's side are those that mlx-lm's `sanitize`
+makes or leaves alone, so that a checkpoint goes out by the names of `models.mlx_lm.resolve_model`
+and a GGUF comes in as what mlx-lm loads. Where Hugging Face's own names differ (experts apart),
+further rules take them too; the first rule for a tensor is the one that is used on the way back.
+
+Nothing is dropped: a tensor that no rule names and a setting that the other side cannot express
+are errors that name it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import ModelError, one_line
+from ...files.quote import quote
+from ...load.lazy import Node
+from .changes import SAME, Change, as_float32, constant
+from .rope import FREQUENCIES, LONG, SHORT, llama3_factors, rope_kind
+from .settings import Derived, Setting, Tied
+from .sides import Header, Metadata, Settings
+
+__all__ = ["Family", "Rule", "linear", "rule"]
+
+#: metadata of an architecture that says nothing about the mathematics, or only the usual
+_HARMLESS: dict[str, tuple[Any, ...] | None] = {
+    "vocab_size": None,
+    "tensor_data_layout": None,
+    "rope.scaling.finetuned": None,
+    "attention.causal": (True,),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "expert_group_count": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "rope.scaling.type": ("none",),
+}
+
+#: tensors of a checkpoint that are computed, not learnt, and that mlx-lm leaves out as well
+_COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.masked_bias|attention\.bias)$")
+_WRAPPERS = ("language_model.", "model.language_model.")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Tensors of the one side that are the tensors of the other.
+
+    Attributes:
+        hf, gguf: names, `{n}` for the layer and `{e}` for the expert.
+        change: what happens to them.
+        needed: a model without them is refused; otherwise they may be missing, all together.
+    """
+
+    hf: tuple[str, ...]
+    gguf: tuple[str, ...]
+    change: Change = SAME
+    needed: bool = True
+
+
+def rule(hf: str, gguf: str, change: Change = SAME, *, needed: bool = True) -> Rule:
+    """The rule of one tensor on either side."""
+    return Rule((hf,), (gguf,), change, needed)
+
+
+def linear(hf: str, gguf: str, change: Change = SAME) -> tuple[Rule, ...]:
+    """The rules of a weight and its bias, which may be missing; names without the last part."""
+    return (
+        rule(f"{hf}.weight", f"{gguf}.weight", change),
+        rule(f"{hf}.bias", f"{gguf}.bias", change, needed=False),
+    )
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model type.
+
+    Attributes:
+        model_types: config.json's `model_type`s; the first is written on the way back.
+        architecture: GGUF's `general.architecture`.
+        settings, rules: the tables.
+        chosen: whether a file of the architecture is of this family, where several share one.
+        experts: config.json's key of the number of experts, for rules with `{e}`.
+    """
+
+    model_types: tuple[str, ...]
+    architecture: str
+    settings: tuple[Setting, ...]
+    rules: tuple[Rule, ...]
+    chosen: Callable[[Header], bool] = lambda header: True
+    experts: str = ""
+
+    def metadata(self, config: Mapping[str, Any]) -> Metadata:
+        """The GGUF metadata of a config.json, `general.architecture` first.
+
+        Raises:
+            ModelError: a key whose value cannot be expressed, or that is missing.
+        """
+        settings = Settings(config)
+        found: Metadata = {"general.architecture": self.architecture}
+        for setting in self.settings:
+            for name, value in setting.write(settings).items():
+                found[f"{self.architecture}.{name}"] = value
+        return found
+
+    def config(self, metadata: Mapping[str, Any], tensors: Mapping[str, Node]) -> dict[str, Any]:
+        """The config.json of a GGUF file.
+
+        Args:
+            metadata: every key of the file, plain or as `files.gguf` reads them.
+            tensors: every tensor of the file by name, shapes rows first; of a block format a node
+                of its wire bytes will do. Only rope factors are read.
+
+        Raises:
+            ModelError: metadata that is missing, implausible, or not known for the architecture.
+        """
+        header = Header(self.architecture, metadata, tensors)
+        blocks = header.count("block_count", least=1)
+        if blocks > len(tensors):
+            raise header.refuse("block_count", blocks, f"the file has {len(tensors)} tensors")
+        found: dict[str, Any] = {"model_type": self.model_types[0]}
+        for setting in self.settings:
+            found.update(setting.read(header))
+        self._check_derived(header, found)
+        prefix = f"{self.architecture}."
+        for key in metadata:
+            name = key.removeprefix(prefix)
+            if name == key or name in header.asked:
+                continue
+            allowed = _HARMLESS.get(name, ())
+            if allowed is not None and header.get(name) not in allowed:
+                raise header.refuse(name, header.get(name), "not known for this architecture")
+        return found
+
+    def to_gguf(self, nodes: Mapping[str, Node], config: Mapping[str, Any]) -> dict[str, Node]:
+        """A model's tensors as those of a GGUF file, in the order of the rules.
+
+        Args:
+            nodes: every tensor of the model; one that is in a block format already as U8
+                [rows, bytes] of its wire bytes.
+
+        Returns: the nodes by name; vectors and biases as F32, as llama.cpp computes with them.
+
+        Raises:
+            ModelError: a tensor that is missing, or that no rule names.
+        """
+        settings = Settings(config)
+        rest = {_unwrapped(name): node for name, node in nodes.items()}
+        tied = [each.default for each in self.settings if isinstance(each, Tied)]
+        if tied and settings.get("tie_word_embeddings", tied[0]):
+            rest.pop("lm_head.weight", None)  # a second copy of the embedding
+        found: dict[str, Node] = {}
+        for each in self._expanded(settings.values):
+            inputs = _take(rest, each.hf)
+            if inputs is None:
+                continue
+            outputs = _changed(each.hf[0], each.change.to_gguf, inputs, settings.values)
+            for name, node in zip(each.gguf, outputs, strict=True):
+                vector = len(node.shape) == 1 or name.endswith(".bias")
+                found[name] = as_float32(node) if vector else node
+        left = [name for name in rest if not _COMPUTED.search(name)]
+        self._check_complete(settings.values, set(found), left, gguf=True)
+        return {**found, **self._factors(settings)}
+
+    def to_hf(self, nodes: Mapping[str, Node], config: Mapping[str, Any]) -> dict[str, Node]:
+        """A GGUF file's tensors as those of a model, in the order of the rules.
+
+        Args:
+            nodes: every tensor of the file, shapes rows first; of a block format as U8
+                [rows, bytes] of its wire bytes.
+            config: what `config` made of the file's metadata.
+
+        Raises:
+            ModelError: a tensor that is missing, or that no rule names.
+        """
+        rest = dict(nodes)
+        for name in self._factors(Settings(config)):
+            rest.pop(name, None)
+        found: dict[str, Node] = {}
+        done: set[str] = set()
+        for each in self._expanded(config):
+            inputs = _take(rest, each.gguf)
+            if inputs is None:
+                continue
+            outputs = _changed(each.gguf[0], each.change.to_hf, inputs, config)
+            found.update(zip(each.hf, outputs, strict=True))
+            done.update(each.gguf)
+        self._check_complete(config, done, list(rest), gguf=False)
+        return found
+
+    def _factors(self, config: Settings) -> dict[str, Node]:
+        """The tensors of rope factors, which are settings in config.json."""
+        kind = rope_kind(config)
+        if kind == "llama3":
+            return {FREQUENCIES: constant(llama3_factors(config))}
+        if kind != "longrope":
+            return {}
+        import numpy as np
+
+        scaling = config.get("rope_scaling")
+        return {
+            LONG: constant(np.asarray(scaling["long_factor"], dtype=np.float32)),
+            SHORT: constant(np.asarray(scaling["short_factor"], dtype=np.float32)),
+        }
+
+    def _expanded(self, config: Mapping[str, Any]) -> Iterator[Rule]:
+        """The rules with their layers and experts written out."""
+        layers = Settings(config).count("num_hidden_layers")
+        experts = Settings(config).count(self.experts, 0) if self.experts else 0
+        whole = [each for each in self.rules if "{n}" not in each.hf[0]]
+        for each in whole:
+            yield each
+        for n in range(layers):
+            for each in self.rules:
+                if "{n}" not in each.hf[0]:
+                    continue
+                hf = each.hf
+                if "{e}" in hf[0]:
+                    hf = tuple(name.replace("{e}", str(e)) for name in hf for e in range(experts))
+                    if not hf:
+                        continue
+                yield Rule(
+                    tuple(name.replace("{n}", str(n)) for name in hf),
+                    tuple(name.replace("{n}", str(n)) for name in each.gguf),
+                    each.change,
+                    each.needed,
+                )
+
+    def _check_derived(self, header: Header, config: dict[str, Any]) -> None:
+        settings = Settings(config)
+        for each in self.settings:
+            if isinstance(each, Derived) and each.check:
+                value = each.value(settings)
+                given = header.get(each.name, value)
+                if given != value:
+                    raise header.refuse(each.name, given, f"{value} expected")
+
+    def _check_complete(
+        self, config: Mapping[str, Any], done: set[str], left: list[str], *, gguf: bool
+    ) -> None:
+        """Refuse tensors that no rule took, and needed ones (`done` are GGUF's) that none made."""
+        if left:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            raise ModelError(
+                one_line(
+                    f"tensor {quote(left[0])}{more}: not known for {self.model_types[0]} "
+                    f"(GGUF architecture {self.architecture})"
+                )
+            )
+        for each in self._expanded(config):
+            if each.needed and each.gguf[0] not in done:
+                missing = each.hf[0] if gguf else each.gguf[0]
+                raise ModelError(f"tensor {quote(missing)} is missing")
+
+
+def _take(rest: dict[str, Node], names: tuple[str, ...]) -> list[Node] | None:
+    """The nodes of these names, taken out; None where there are none of them.
+
+    Raises:
+        ModelError: some are there and some are not.
+    """
+    if not names or names[0] not in rest:
+        return None
+    for name in names:
+        if name not in rest:
+            raise ModelError(f"tensor {quote(name)} is missing beside {quote(names[0])}")
+    return [rest.pop(name) for name in names]
+
+
+def _changed(
+    name: str,
+    change: Callable[[list[Node], Mapping[str, Any]], list[Node]],
+    nodes: list[Node],
+    config: Mapping[str, Any],
+) -> list[Node]:
+    try:
+        return change(nodes, config)
+    except ModelError as problem:
+        raise ModelError(f"tensor {quote(name)}: {problem}") from problem
+
+
+def _unwrapped(name: str) -> str:
+    """A text model's name for a tensor of one that is wrapped for images."""
+    for wrapper in _WRAPPERS:
+        if name.startswith(wrapper):
+            rest = name.removeprefix(wrapper)
+            return rest if wrapper == _WRAPPERS[0] else f"model.{rest}"
+    return name

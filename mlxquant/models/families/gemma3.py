@@ -1,0 +1,71 @@
+"""Gemma 3's text model: a window in all but every sixth layer, which has a rope base of its own.
+
+A model with images is its text model here. llama.cpp knows the pattern of layers by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .base import Family, rule
+from .changes import OnePlus
+from .common import BLOCK, LAYER, numbers
+from .gemma import GELU, RULES, QueryScale
+from .rope import Rope
+from .settings import Fixed, HeadSize, Real, Setting, SlidingWindow, Tied
+from .sides import Header, Metadata, Settings
+
+_EVERY = 6
+
+
+@dataclass(frozen=True)
+class _Pattern(Setting):
+    """Every sixth layer sees everything; `layer_types` says the same at more length."""
+
+    def write(self, config: Settings) -> Metadata:
+        """Nothing; the pattern is checked."""
+        every = config.get("sliding_window_pattern", config.get("_sliding_window_pattern", _EVERY))
+        reason = f"a GGUF file of this architecture means every {_EVERY}th layer"
+        if every != _EVERY:
+            raise config.refuse("sliding_window_pattern", every, reason)
+        kinds = config.get("layer_types")
+        expected = [
+            "sliding_attention" if (n + 1) % _EVERY else "full_attention"
+            for n in range(config.count("num_hidden_layers"))
+        ]
+        if kinds is not None and kinds != expected:
+            raise config.refuse("layer_types", kinds, reason)
+        return {}
+
+    def read(self, header: Header) -> dict[str, Any]:
+        """`sliding_window_pattern`."""
+        every = header.get("attention.sliding_window_pattern", _EVERY)
+        if every != _EVERY:
+            raise header.refuse("attention.sliding_window_pattern", every, f"{_EVERY} expected")
+        return {"sliding_window_pattern": _EVERY}
+
+
+GEMMA3 = Family(
+    model_types=("gemma3_text", "gemma3"),
+    architecture="gemma3",
+    settings=(
+        *numbers(context=32768, eps=1e-6),
+        HeadSize(),
+        Rope(theta=1e6, kinds=frozenset({"linear"})),
+        Real("rope_local_base_freq", "rope.freq_base_swa", 10000.0),
+        QueryScale(largest=62, default=256.0),
+        SlidingWindow(512),
+        _Pattern(),
+        Tied(True),
+        Fixed("attn_logit_softcapping", None, quiet=True),
+        Fixed("final_logit_softcapping", None, quiet=True),
+        Fixed("attention_bias", False, quiet=True),
+        GELU,
+    ),
+    rules=(
+        *RULES,
+        rule(f"{LAYER}.self_attn.q_norm.weight", f"{BLOCK}.attn_q_norm.weight", OnePlus()),
+        rule(f"{LAYER}.self_attn.k_norm.weight", f"{BLOCK}.attn_k_norm.weight", OnePlus()),
+    ),
+)

@@ -1,0 +1,33 @@
+"""OLMo 2: norms after attention and the MLP, and on all of q and k at once."""
+
+from __future__ import annotations
+
+from .base import Family, rule
+from .common import BLOCK, ENDS, LAYER, ROPE_HALVES, SILU, FullAttention, attention, mlp, numbers
+from .qwen3 import HEAD_NORMS
+from .rope import Rope
+from .settings import Fixed, HeadSize, Tied
+
+OLMO2 = Family(
+    model_types=("olmo2",),
+    architecture="olmo2",
+    settings=(
+        *numbers(context=4096),
+        HeadSize(),
+        Rope(),
+        Tied(True),
+        Fixed("attention_bias", False),
+        Fixed("mlp_bias", False, quiet=True),
+        FullAttention(),
+        ROPE_HALVES,
+        SILU,
+    ),
+    rules=(
+        *ENDS,
+        rule(f"{LAYER}.post_attention_layernorm.weight", f"{BLOCK}.post_attention_norm.weight"),
+        rule(f"{LAYER}.post_feedforward_layernorm.weight", f"{BLOCK}.post_ffw_norm.weight"),
+        *HEAD_NORMS,
+        *attention(),
+        *mlp(),
+    ),
+)
