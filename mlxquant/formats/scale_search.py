@@ -44,6 +44,14 @@ _TRIMS = tuple(
     for above in (-0.5, 0, 0.5, 1, 2)
 )
 
+#: and what it gives up besides, around the best of those
+_BESIDE = tuple(
+    (np.float32(below), np.float32(above))
+    for below in (-0.25, 0, 0.25)
+    for above in (-0.25, 0, 0.25)
+    if below or above
+)
+
 
 def weights_of(blocks: Float32, importance: Float32 | None) -> Float32:
     """Importance, float32 [b, n], each block's largest made 1; all 1 where there is none."""
@@ -121,7 +129,12 @@ def refined(
 
 
 def search_symmetric(blocks: Float32, importance: Float32, half: int) -> tuple[Bytes, Float32]:
-    """As `legacy.round_symmetric`, for the least weighted squared error; d exact in float16."""
+    """As `legacy.round_symmetric`, for the least weighted squared error; d exact in float16.
+
+    Args:
+        blocks, importance: float32 [b, n].
+        half: 8 or 16, the code of zero.
+    """
 
     def nearest(steps: Float32) -> Float32:
         np.rint(steps, out=steps)
@@ -145,7 +158,13 @@ def search_symmetric(blocks: Float32, importance: Float32, half: int) -> tuple[B
 def search_affine(
     blocks: Float32, importance: Float32, top: int, rounds: int = 3
 ) -> tuple[Bytes, Float32, Float32]:
-    """As `legacy.round_affine`, for the least weighted squared error; d and m exact in float16."""
+    """As `legacy.round_affine`, for the least weighted squared error; d and m exact in float16.
+
+    Args:
+        blocks, importance: float32 [b, n].
+        top: the largest code, 15 or 31.
+        rounds: how often the line is fitted anew to the codes nearest to it.
+    """
     weights = weights_of(blocks, importance)
     total = weights.sum(axis=1, keepdims=True)
     codes, scale, low = round_affine(blocks, top)
@@ -157,16 +176,29 @@ def search_affine(
         start = blocks.min(axis=1, keepdims=True)
         step = (blocks.max(axis=1, keepdims=True) - start) / np.float32(top)
         gain = np.zeros_like(total)
-        trial_scale, trial_low = scale, low
-        for below, above in _TRIMS:
+        trial_scale, trial_low = scale.copy(), low.copy()
+        best_below, best_above = np.zeros_like(total), np.zeros_like(total)
+
+        def attempt(below: Float32, above: Float32) -> None:
             per_step = inverse(step * (np.float32(top) - below - above)) * np.float32(top)
             levels = (blocks - (start + step * below)) * per_step
             np.clip(np.rint(levels, out=levels), 0, np.float32(top), out=levels)
-            slope, offset_there, reached = _line(levels, wanted, weights, total, middle)
+            slope, offset, reached = _line(levels, wanted, weights, total, middle)
             better = reached > gain
-            np.copyto(gain, reached, where=better)
-            trial_scale = np.where(better, slope, trial_scale)
-            trial_low = np.where(better, offset_there, trial_low)
+            for kept, new in (
+                (gain, reached),
+                (trial_scale, slope),
+                (trial_low, offset),
+                (best_below, below),
+                (best_above, above),
+            ):
+                np.copyto(kept, new, where=better)
+
+        for below, above in _TRIMS:
+            attempt(np.full_like(total, below), np.full_like(total, above))
+        coarse_below, coarse_above = best_below.copy(), best_above.copy()
+        for below, above in _BESIDE:
+            attempt(coarse_below + below, coarse_above + above)
         least = weighted_error(blocks, codes * scale + low, weights)
         for _ in range(rounds + 1):
             trial_scale, trial_low = clipped_half(trial_scale), clipped_half(trial_low)
