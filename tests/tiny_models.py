@@ -55,6 +55,7 @@ _DEEPSEEK = {
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {**_DENSE, "tie_word_embeddings": True},
     "mistral": _DENSE,
+    "smollm3": {**_DENSE, "num_hidden_layers": 4},
     "qwen2": {**_DENSE, "num_hidden_layers": 9},
     "qwen3": _DENSE,
     "gemma2": _DENSE,

@@ -52,6 +52,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-linear": ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
     "llama-yarn": ("llama", {"rope_scaling": _YARN}),
     "mistral": ("mistral", {"sliding_window": 4096}),
+    "smollm3": ("smollm3", {}),
     "mixtral": ("mixtral", {}),
     "qwen2": ("qwen2", {"num_hidden_layers": 2}),
     "qwen2-yarn": ("qwen2", {"num_hidden_layers": 2, "rope_scaling": _YARN}),
@@ -71,6 +72,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_theta": 1e6,
             "rope_scaling": {"rope_type": "linear", "factor": 8.0},
         },
+    ),
+    "gemma3-every-second": (
+        "gemma3_text",
+        {"query_pre_attn_scalar": 32, "sliding_window": 16, "sliding_window_pattern": 2},
     ),
     "phi3": ("phi3", {}),
     "phi3-longrope": (

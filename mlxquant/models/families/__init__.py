@@ -29,6 +29,7 @@ from .qwen2_moe import QWEN2_MOE
 from .qwen3 import QWEN3
 from .qwen3_moe import QWEN3_MOE
 from .sides import Header, typed
+from .smollm3 import SMOLLM3
 from .stablelm import STABLELM
 from .starcoder2 import STARCODER2
 
@@ -36,6 +37,7 @@ __all__ = ["FAMILIES", "Family", "family_of_config", "family_of_metadata", "type
 
 FAMILIES: tuple[Family, ...] = (
     LLAMA,
+    SMOLLM3,
     MIXTRAL,
     QWEN2,
     QWEN2_MOE,

@@ -128,7 +128,14 @@ SILU = Fixed("hidden_act", "silu", also=("swish",))
 
 @dataclass(frozen=True)
 class FullAttention(Setting):
-    """Every layer sees everything: `layer_types` may say so, and a window may not be used."""
+    """Every layer sees everything: `layer_types` may say so, and a window may not be used.
+
+    Args:
+        windows: the architecture has windows in llama.cpp, so that a file with one is refused;
+            otherwise llama.cpp does not look at the key.
+    """
+
+    windows: bool = False
 
     def write(self, config: Settings) -> Metadata:
         """Nothing; a layer with a window is refused."""
@@ -143,6 +150,8 @@ class FullAttention(Setting):
         return {}
 
     def read(self, header: Header) -> dict[str, Any]:
-        """Nothing: full attention is the default. A window that a file names is not used."""
-        header.get("attention.sliding_window")
+        """Nothing: full attention is the default."""
+        window = header.get("attention.sliding_window")
+        if self.windows and window:
+            raise header.refuse("attention.sliding_window", window, "full attention expected")
         return {}

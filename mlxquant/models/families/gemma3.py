@@ -1,6 +1,6 @@
 """Gemma 3's text model: a window in all but every sixth layer, which has a rope base of its own.
 
-A model with images is its text model here. llama.cpp knows the pattern of layers by itself.
+A model with images is its text model here.
 """
 
 from __future__ import annotations
@@ -21,29 +21,28 @@ _EVERY = 6
 
 @dataclass(frozen=True)
 class _Pattern(Setting):
-    """Every sixth layer sees everything; `layer_types` says the same at more length."""
+    """Every sixth layer sees everything, or every n-th; `layer_types` says it at more length."""
 
     def write(self, config: Settings) -> Metadata:
-        """Nothing; the pattern is checked."""
-        every = config.get("sliding_window_pattern", config.get("_sliding_window_pattern", _EVERY))
-        reason = f"a GGUF file of this architecture means every {_EVERY}th layer"
-        if every != _EVERY:
-            raise config.refuse("sliding_window_pattern", every, reason)
+        """`attention.sliding_window_pattern`, where it is not 6."""
+        key = "sliding_window_pattern"
+        every = config.count(key, config.get(f"_{key}", _EVERY))
+        if every < 1:
+            raise config.refuse(key, every, "at least 1 expected")
         kinds = config.get("layer_types")
         expected = [
-            "sliding_attention" if (n + 1) % _EVERY else "full_attention"
+            "sliding_attention" if (n + 1) % every else "full_attention"
             for n in range(config.count("num_hidden_layers"))
         ]
         if kinds is not None and kinds != expected:
+            reason = f"every {every}th layer of full attention expected, as {key} says"
             raise config.refuse("layer_types", kinds, reason)
-        return {}
+        return {} if every == _EVERY else {f"attention.{key}": every}
 
     def read(self, header: Header) -> dict[str, Any]:
         """`sliding_window_pattern`."""
-        every = header.get("attention.sliding_window_pattern", _EVERY)
-        if every != _EVERY:
-            raise header.refuse("attention.sliding_window_pattern", every, f"{_EVERY} expected")
-        return {"sliding_window_pattern": _EVERY}
+        every = header.count("attention.sliding_window_pattern", _EVERY, least=1)
+        return {"sliding_window_pattern": every}
 
 
 GEMMA3 = Family(

@@ -18,7 +18,7 @@ OLMO2 = Family(
         Tied(True),
         Fixed("attention_bias", False),
         Fixed("mlp_bias", False, quiet=True),
-        FullAttention(),
+        FullAttention(windows=True),
         ROPE_HALVES,
         SILU,
     ),
