@@ -58,7 +58,7 @@ _MAX_NAME = 255  # bytes; llama.cpp itself takes 63
 _MAX_BYTES = 2**63 - 1
 
 _LEAST_KEY = 8 + 1 + 4 + 1  # bytes of the shortest key and value
-_LEAST_TENSOR = 8 + 1 + 4 + 4 + 8
+_LEAST_TENSOR = 8 + 1 + 4 + 8 + 4 + 8
 
 _AGAIN = "download it again"
 
@@ -216,8 +216,8 @@ class _Reader(Cursor):
         """What stands behind a tensor's name: (offset in the data, bytes, type, shape)."""
         start = self.at
         n_dims = self.u32(field)
-        if n_dims > MAX_DIMENSIONS:
-            reason = f"size overflow: {n_dims} dimensions, at most {MAX_DIMENSIONS} expected"
+        if not 0 < n_dims <= MAX_DIMENSIONS:
+            reason = f"size overflow: {n_dims} dimensions, 1 to {MAX_DIMENSIONS} expected"
             self.fail(field, reason, start)
         dims = [self.u64(field) for _ in range(n_dims)]
         if 0 in dims:
@@ -229,7 +229,7 @@ class _Reader(Cursor):
             known = RETIRED.get(number)
             what = f"({known}) is no longer used: convert the model anew" if known else "is unknown"
             self.fail(field, f"unsupported tensor: type {number} {what}", type_at)
-        row = dims[0] if dims else 1
+        row = dims[0]
         if row % kind.block_size:
             reason = f"unsupported tensor: rows of {row} weights are no multiple of {kind.name}'s"
             self.fail(field, f"{reason} block of {kind.block_size}", start)

@@ -108,7 +108,7 @@ def gguf(
     data = b"".join(parts)
     data += bytes(-len(data) % alignment)
     start = len(data)
-    for *_, offset, content in tensors:
+    for *_, offset, content in sorted(tensors, key=lambda each: each[3]):
         if content:
             data = data.ljust(start + offset, b"\0")[: start + offset] + content
             data += bytes(-(len(data) - start) % alignment)

@@ -118,7 +118,7 @@ FILES: dict[str, Case] = {
     "2^64-1 keys": (lambda: gguf(keys=MOST), ("key count @16", "exceeds the file")),
     "tensors one too many": (lambda: gguf(count=3), ("tensor 2",)),
     "tensors beyond the limit": (
-        lambda: gguf(count=100_001) + bytes(2_500_025),
+        lambda: gguf(count=100_001) + bytes(3_300_033),
         ("tensor count @8: 100001, the limit is 100000",),
     ),
     "keys beyond the limit": (
@@ -192,8 +192,9 @@ FILES: dict[str, Case] = {
     "5 dimensions": (lambda: first(dims=(2, 2, 2, 2, 2)), ("size overflow: 5 dimensions",)),
     "2^32-1 dimensions": (
         lambda: first().replace(struct.pack("<IQ", 2, 32), struct.pack("<IQ", 2**32 - 1, 32)),
-        ("size overflow: 4294967295 dimensions", "at most 4"),
+        ("size overflow: 4294967295 dimensions", "1 to 4"),
     ),
+    "no dimension": (lambda: first(dims=()), ("size overflow: 0 dimensions, 1 to 4 expected",)),
     "a dimension 0": (lambda: first(dims=(32, 0)), ("size overflow: a dimension is 0",)),
     "a product that wraps": (
         lambda: first(dims=(4194305, 4194305, 211106198978564), content=bytes(64)),
@@ -225,7 +226,6 @@ FILES: dict[str, Case] = {
         lambda: first(dims=(16, 2), type=2),
         ("unsupported tensor: rows of 16 weights", "32"),
     ),
-    "a number as a block": (lambda: first(dims=(), type=2), ("unsupported tensor: rows of 1",)),
 }
 
 
