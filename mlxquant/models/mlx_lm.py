@@ -19,7 +19,7 @@ from mlx_lm import utils as mlx_lm_utils
 from ..errors import ModelError, one_line
 from ..formats import from_mlx
 from ..load.checkpoint import Checkpoint
-from ..load.lazy import Node
+from ..load.lazy import Node, leaf
 from .trace import LOADED, sanitized
 
 __all__ = ["Module", "SourceModel", "resolve_model"]
@@ -87,8 +87,9 @@ def resolve_model(checkpoint: Checkpoint) -> SourceModel:
         model = _build(checkpoint, config)
         return model.sanitize(weights) if hasattr(model, "sanitize") else weights
 
+    given = {name: leaf(tensor) for name, tensor in checkpoint.stored.items()}
     try:
-        nodes = sanitized(checkpoint.stored, sanitize)
+        nodes = sanitized(given, sanitize)
     except Exception as problem:  # whatever a sanitize written for honest checkpoints raises
         raise ModelError(
             f"{checkpoint.path}: the weights do not fit model type {config['model_type']!r}: "

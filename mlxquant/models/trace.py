@@ -14,15 +14,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 
 from ..formats.base import Array
-from ..load.checkpoint import StoredTensor, carrier_of
-from ..load.lazy import Node, Region, leaf
+from ..load.checkpoint import carrier_of
+from ..load.lazy import Node, Region
 from ..load.operations import Untraceable, apply, constant, from_mx, mx_dtype_name
+from .virtual_file import lazy_array
 
 __all__ = ["LOADED", "sanitized"]
 
@@ -50,25 +50,23 @@ LOADED = {
 }
 
 
-def sanitized(stored: Mapping[str, StoredTensor], sanitize: Sanitize) -> dict[str, Node]:
+def sanitized(given: Mapping[str, Node], sanitize: Sanitize) -> dict[str, Node]:
     """What `sanitize` makes of a checkpoint's tensors, as lazy nodes by name.
 
     Args:
-        stored: the tensors by name, in file order.
+        given: the tensors by name, in file order.
         sanitize: takes and returns a dict of arrays; may raise whatever it likes.
     """
-    whole = _WholeTensors(stored, sanitize)
+    whole = _WholeTensors(given, sanitize)
     try:
-        return _traced(stored, sanitize, whole)
+        return _traced(given, sanitize, whole)
     except (Untraceable, ValueError, RuntimeError, TypeError):
         # The tracer could not follow (values were looked at, or a primitive has no exported
         # state). What `sanitize` itself raises comes back from the run over real arrays.
         return whole.nodes()
 
 
-def _traced(
-    stored: Mapping[str, StoredTensor], sanitize: Sanitize, whole: _WholeTensors
-) -> dict[str, Node]:
+def _traced(given: Mapping[str, Node], sanitize: Sanitize, whole: _WholeTensors) -> dict[str, Node]:
     names: list[str] = []
     records: list[dict[str, Any]] = []
 
@@ -77,8 +75,8 @@ def _traced(
         names[:] = list(result)
         return list(result.values())
 
-    order = {name: i for i, name in enumerate(stored)}
-    placeholders = {name: mx.zeros(t.shape, dtype=LOADED[t.dtype]) for name, t in stored.items()}
+    order = {name: i for i, name in enumerate(given)}
+    placeholders = {name: mx.zeros(x.shape, dtype=LOADED[x.dtype]) for name, x in given.items()}
     with _exportable():
         mx.export_function(records.append, function, **placeholders)  # type: ignore[arg-type]
 
@@ -91,7 +89,7 @@ def _traced(
         if kind == "keyword_inputs":
             keywords = record["keywords"]
             for name, letter in keywords:
-                nodes[letter] = leaf(_as_loaded(stored[name]))
+                nodes[letter] = _as_loaded(given[name])
         elif kind == "outputs":
             outputs = record["outputs"]
         elif kind == "constants":
@@ -124,11 +122,11 @@ def _add_primitive(record: dict[str, Any], nodes: dict[str, Node], failed: set[s
     nodes.update(zip(letters, made, strict=True))
 
 
-def _as_loaded(tensor: StoredTensor) -> StoredTensor:
+def _as_loaded(node: Node) -> Node:
     """MLX loads the 8-bit floats as their bytes."""
-    if not tensor.dtype.startswith("F8"):
-        return tensor
-    return StoredTensor(tensor.name, "U8", tensor.shape, tensor.file, tensor.start, tensor.stop)
+    if not node.dtype.startswith("F8"):
+        return node
+    return Node(node.shape, "U8", node.compute, node.label, node.origin)
 
 
 @contextmanager
@@ -154,31 +152,28 @@ def _exportable() -> Iterator[None]:
 
 
 class _WholeTensors:
-    """The tensors that only a run over real (lazily loaded) arrays can give, one held at a time."""
+    """The tensors that only a run over real arrays can give, one held at a time.
 
-    def __init__(self, stored: Mapping[str, StoredTensor], sanitize: Sanitize) -> None:
-        self._stored, self._sanitize = stored, sanitize
+    A run's inputs are read when an array asks for them, and MLX asks for those behind one result.
+    """
+
+    def __init__(self, given: Mapping[str, Node], sanitize: Sanitize) -> None:
+        self._given, self._sanitize = given, sanitize
         self._lock = threading.Lock()
         self._held: tuple[str, Array] | None = None
 
     def _load(self) -> dict[str, Any]:
-        files: dict[Path, dict[str, Any]] = {}
-        loaded: dict[str, Any] = {}
-        for name, tensor in self._stored.items():
-            if tensor.file not in files:
-                files[tensor.file] = cast(dict[str, Any], mx.load(str(tensor.file)))
-            loaded[name] = files[tensor.file][name]
-        return loaded
+        return {name: lazy_array(node) for name, node in self._given.items()}
 
     def nodes(self) -> dict[str, Node]:
-        """Every result as a node; those that `sanitize` passes through stay file ranges."""
+        """Every result as a node; those that `sanitize` passes through stay as they were."""
         loaded = self._load()
         origin = {id(array): name for name, array in loaded.items()}
         kept = list(loaded.values())  # keeps the identities unique
         result: dict[str, Node] = {}
         for name, array in self._sanitize(dict(loaded)).items():
             if id(array) in origin:
-                result[name] = leaf(_as_loaded(self._stored[origin[id(array)]]))
+                result[name] = _as_loaded(self._given[origin[id(array)]])
             else:
                 result[name] = self.node(name, tuple(array.shape), mx_dtype_name(array.dtype))
         kept.clear()

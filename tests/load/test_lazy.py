@@ -32,6 +32,11 @@ def checkpoint(path: Path, weights: Weights) -> dict[str, StoredTensor]:
     }
 
 
+def leaves(stored: dict[str, StoredTensor]) -> dict[str, lazy.Node]:
+    """The nodes of a file's tensors."""
+    return {name: lazy.leaf(tensor) for name, tensor in stored.items()}
+
+
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StoredTensor]:
     mx.random.seed(3)
@@ -97,7 +102,7 @@ def whole(stored: dict[str, StoredTensor], case: Callable[[Weights], Any]) -> An
 def test_every_row_range(name: str, stored: dict[str, StoredTensor]) -> None:
     case = CASES[name]
     expected = whole(stored, case)
-    node = sanitized(stored, lambda weights: {"result": case(weights)})["result"]
+    node = sanitized(leaves(stored), lambda weights: {"result": case(weights)})["result"]
     assert node.shape == expected.shape
     flat = from_mx(expected).reshape(-1, expected.shape[-1])
     for begin in range(len(flat)):
@@ -109,7 +114,7 @@ def test_every_row_range(name: str, stored: dict[str, StoredTensor]) -> None:
 
 def test_only_the_untraceable_is_computed_whole(stored: dict[str, StoredTensor]) -> None:
     nodes = sanitized(
-        stored,
+        leaves(stored),
         lambda w: {name: case(w) for name, case in CASES.items() if name != "looks at values"},
     )
     computed_whole = {name for name, node in nodes.items() if node.label == "Whole"}
@@ -124,7 +129,7 @@ def test_where_values_are_looked_at_the_rest_still_streams(
             weights["stack"] = mx.stack([weights["e0"], weights["e1"]])
         return weights
 
-    nodes = sanitized(stored, sanitize)
+    nodes = sanitized(leaves(stored), sanitize)
     assert nodes["e3"].label == "Load" and nodes["stack"].label == "Whole"
 
 
@@ -133,13 +138,13 @@ def test_what_sanitize_raises_comes_through(stored: dict[str, StoredTensor]) -> 
         raise KeyError("model.layers.7.mlp.experts.3.w1.weight")
 
     with pytest.raises(KeyError, match="experts.3"):
-        sanitized(stored, sanitize)
+        sanitized(leaves(stored), sanitize)
 
 
 def test_rows_of_a_stack_read_only_their_own_bytes(
     stored: dict[str, StoredTensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node = sanitized(stored, lambda w: {"x": mx.stack([w[f"e{i}"] for i in range(5)])})["x"]
+    node = sanitized(leaves(stored), lambda w: {"x": mx.stack([w[f"e{i}"] for i in range(5)])})["x"]
     read: list[tuple[str, int, int]] = []
     original = StoredTensor.read
 
@@ -192,7 +197,7 @@ def test_chains_of_rearrangements(stored: dict[str, StoredTensor], data: st.Data
         return x
 
     expected = whole(stored, case)
-    node = sanitized(stored, lambda weights: {"result": case(weights)})["result"]
+    node = sanitized(leaves(stored), lambda weights: {"result": case(weights)})["result"]
     flat = from_mx(expected).reshape(-1, expected.shape[-1])
     begin = data.draw(st.integers(0, len(flat) - 1))
     end = data.draw(st.integers(begin + 1, len(flat)))
@@ -206,7 +211,7 @@ def test_a_strided_read_is_done_in_blocks(
     """A column range of a transposed tensor never holds more than a block of it."""
     monkeypatch.setattr(lazy, "BLOCK_BYTES", 100)
     case = CASES["transpose"]
-    node = sanitized(stored, lambda weights: {"result": case(weights)})["result"]
+    node = sanitized(leaves(stored), lambda weights: {"result": case(weights)})["result"]
     sizes: list[int] = []
     original = StoredTensor.read
 
