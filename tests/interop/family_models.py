@@ -98,7 +98,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("olmo2", {}),
     "granite": ("granite", {}),
     "stablelm": ("stablelm", {}),
-    "stablelm-parallel": ("stablelm", {"use_qkv_bias": False, "use_parallel_residual": True}),
+    "stablelm-parallel": (
+        "stablelm",
+        {"use_qkv_bias": False, "use_parallel_residual": True, "qk_layernorm": True},
+    ),
     "starcoder2": ("starcoder2", {}),
 }
 

@@ -40,6 +40,50 @@ _HARMLESS: dict[str, tuple[Any, ...] | None] = {
     "rope.scaling.type": ("none",),
 }
 
+#: keys of config.json about training, software, tokens and storage
+_NOT_THE_MODEL = frozenset(
+    [
+        "architectures",
+        "attention_dropout",
+        "auto_map",
+        "bos_token_id",
+        "cache_implementation",
+        "dtype",
+        "embd_pdrop",
+        "eos_token_id",
+        "hidden_dropout",
+        "id2label",
+        "image_token_id",
+        "image_token_index",
+        "initializer_range",
+        "label2id",
+        "mm_tokens_per_image",
+        "model_type",
+        "pad_token_id",
+        "pretraining_tp",
+        "quantization",
+        "quantization_config",
+        "resid_pdrop",
+        "residual_dropout",
+        "embedding_dropout",
+        "router_aux_loss_coef",
+        "output_router_logits",
+        "text_config",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+        "vision_config",
+        "boi_token_index",
+        "eoi_token_index",
+        "router_jitter_noise",
+        "ep_size",
+        "aux_loss_alpha",
+        "seq_aux",
+        "num_nextn_predict_layers",
+        "experts_per_token",
+    ]
+)
+
 #: tensors of a checkpoint that are computed, not learnt, and that mlx-lm leaves out as well
 _COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.masked_bias|attention\.bias)$")
 _WRAPPERS = ("language_model.", "model.language_model.")
@@ -50,20 +94,24 @@ class Rule:
     """Tensors of the one side that are the tensors of the other.
 
     Attributes:
-        hf, gguf: names, `{n}` for the layer and `{e}` for the expert.
+        hf, gguf: names, `{n}` for the layer and `{e}` for the expert or head.
         change: what happens to them.
         needed: a model without them is refused; otherwise they may be missing, all together.
+        count: config.json's key of how many `{e}` there are.
     """
 
     hf: tuple[str, ...]
     gguf: tuple[str, ...]
     change: Change = SAME
     needed: bool = True
+    count: str = ""
 
 
-def rule(hf: str, gguf: str, change: Change = SAME, *, needed: bool = True) -> Rule:
-    """The rule of one tensor on either side."""
-    return Rule((hf,), (gguf,), change, needed)
+def rule(
+    hf: str, gguf: str, change: Change = SAME, *, needed: bool = True, count: str = ""
+) -> Rule:
+    """The rule of one tensor on either side, or of `count` of them on the model's."""
+    return Rule((hf,), (gguf,), change, needed, count)
 
 
 def linear(hf: str, gguf: str, change: Change = SAME) -> tuple[Rule, ...]:
@@ -83,7 +131,6 @@ class Family:
         architecture: GGUF's `general.architecture`.
         settings, rules: the tables.
         chosen: whether a file of the architecture is of this family, where several share one.
-        experts: config.json's key of the number of experts, for rules with `{e}`.
     """
 
     model_types: tuple[str, ...]
@@ -91,7 +138,6 @@ class Family:
     settings: tuple[Setting, ...]
     rules: tuple[Rule, ...]
     chosen: Callable[[Header], bool] = lambda header: True
-    experts: str = ""
 
     def metadata(self, config: Mapping[str, Any]) -> Metadata:
         """The GGUF metadata of a config.json, `general.architecture` first.
@@ -105,6 +151,17 @@ class Family:
             for name, value in setting.write(settings).items():
                 found[f"{self.architecture}.{name}"] = value
         return found
+
+    def unread(self, config: Mapping[str, Any]) -> list[str]:
+        """The keys of a config.json that neither a setting nor mlx-lm's model looks at, sorted.
+
+        What has a value there and is no matter of course: a GGUF file will not say it.
+        """
+        settings = Settings(config)
+        for setting in self.settings:
+            setting.write(settings)
+        given = {key for key, value in settings.values.items() if value not in (None, {}, [])}
+        return sorted(key for key in given - settings.asked - _NOT_THE_MODEL if key[0] != "_")
 
     def config(self, metadata: Mapping[str, Any], tensors: Mapping[str, Node]) -> dict[str, Any]:
         """The config.json of a GGUF file.
@@ -159,8 +216,7 @@ class Family:
                 continue
             outputs = _changed(each.hf[0], each.change.to_gguf, inputs, settings.values)
             for name, node in zip(each.gguf, outputs, strict=True):
-                vector = len(node.shape) == 1 or name.endswith(".bias")
-                found[name] = as_float32(node) if vector else node
+                found[name] = as_float32(node) if _is_float32(name, node) else node
         left = [name for name in rest if not _COMPUTED.search(name)]
         self._check_complete(settings.values, set(found), left, gguf=True)
         return {**found, **self._factors(settings)}
@@ -209,7 +265,6 @@ class Family:
     def _expanded(self, config: Mapping[str, Any]) -> Iterator[Rule]:
         """The rules with their layers and experts written out."""
         layers = Settings(config).count("num_hidden_layers")
-        experts = Settings(config).count(self.experts, 0) if self.experts else 0
         whole = [each for each in self.rules if "{n}" not in each.hf[0]]
         for each in whole:
             yield each
@@ -218,8 +273,9 @@ class Family:
                 if "{n}" not in each.hf[0]:
                     continue
                 hf = each.hf
-                if "{e}" in hf[0]:
-                    hf = tuple(name.replace("{e}", str(e)) for name in hf for e in range(experts))
+                if each.count:
+                    several = range(Settings(config).count(each.count))
+                    hf = tuple(name.replace("{e}", str(e)) for name in hf for e in several)
                     if not hf:
                         continue
                 yield Rule(
@@ -280,6 +336,11 @@ def _changed(
         return change(nodes, config)
     except ModelError as problem:
         raise ModelError(f"tensor {quote(name)}: {problem}") from problem
+
+
+def _is_float32(name: str, node: Node) -> bool:
+    """Whether llama.cpp computes with this tensor in float32 only: vectors, norms, biases."""
+    return len(node.shape) == 1 or name.endswith(".bias") or "_norm." in name
 
 
 def _unwrapped(name: str) -> str:

@@ -92,12 +92,17 @@ def mlp(*, needed: bool = True, hf: str = "mlp", gguf: str = "") -> tuple[Rule, 
 
 
 def experts(
-    block: str, *, needed: bool = True, parts: tuple[str, str, str] | None = None
+    block: str,
+    count: str,
+    *,
+    needed: bool = True,
+    parts: tuple[str, str, str] | None = None,
 ) -> tuple[Rule, ...]:
     """Experts stacked as mlx-lm has them, or apart as Hugging Face does.
 
     Args:
         block: the module that holds them, e.g. `mlp`.
+        count: config.json's key of their number.
         parts: Hugging Face's names of gate, up and down, where they are not `gate_proj`, ….
     """
     names = ("gate", "up", "down")
@@ -116,6 +121,7 @@ def experts(
             f"{BLOCK}.ffn_{name}_exps.weight",
             Stack(),
             needed=needed,
+            count=count,
         )
         for name, other in zip(names, apart, strict=True)
     )

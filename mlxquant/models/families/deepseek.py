@@ -163,7 +163,7 @@ def _rules() -> tuple[Rule, ...]:
         attn("o_proj", "attn_output"),
         *mlp(needed=False),
         rule(f"{LAYER}.mlp.gate.weight", f"{BLOCK}.ffn_gate_inp.weight", needed=False),
-        *experts("mlp", needed=False),
+        *experts("mlp", "n_routed_experts", needed=False),
         *mlp(needed=False, hf="mlp.shared_experts", gguf="_shexp"),
     )
 
@@ -180,7 +180,6 @@ DEEPSEEK_V2 = Family(
     settings=_settings(_SOFTMAX, groups=False),
     rules=(*_rules(), _WHOLE),
     chosen=lambda header: header.count("expert_gating_func", _SOFTMAX) != _SIGMOID,
-    experts="n_routed_experts",
 )
 
 DEEPSEEK_V3 = Family(
@@ -199,5 +198,4 @@ DEEPSEEK_V3 = Family(
         _WHOLE,
     ),
     chosen=lambda header: header.count("expert_gating_func", _SOFTMAX) == _SIGMOID,
-    experts="n_routed_experts",
 )

@@ -26,7 +26,6 @@ def norm(hf: str, gguf: str) -> Rule:
 RULES = (
     rule("model.embed_tokens.weight", "token_embd.weight"),
     norm("model.norm", "output_norm"),
-    rule("lm_head.weight", "output.weight", needed=False),
     norm(f"{LAYER}.input_layernorm", f"{BLOCK}.attn_norm"),
     norm(f"{LAYER}.post_attention_layernorm", f"{BLOCK}.post_attention_norm"),
     norm(f"{LAYER}.pre_feedforward_layernorm", f"{BLOCK}.ffn_norm"),

@@ -64,6 +64,7 @@ GEMMA3 = Family(
     ),
     rules=(
         *RULES,
+        rule("lm_head.weight", "output.weight", needed=False),
         rule(f"{LAYER}.self_attn.q_norm.weight", f"{BLOCK}.attn_q_norm.weight", OnePlus()),
         rule(f"{LAYER}.self_attn.k_norm.weight", f"{BLOCK}.attn_k_norm.weight", OnePlus()),
     ),

@@ -38,8 +38,7 @@ MIXTRAL = Family(
         *NORMS,
         *attention(PAIRS),
         rule(f"{LAYER}.block_sparse_moe.gate.weight", f"{BLOCK}.ffn_gate_inp.weight"),
-        *experts("block_sparse_moe", parts=("w1", "w3", "w2")),
+        *experts("block_sparse_moe", "num_local_experts", parts=("w1", "w3", "w2")),
     ),
     chosen=lambda header: header.count("expert_count", 0) > 0,
-    experts="num_local_experts",
 )

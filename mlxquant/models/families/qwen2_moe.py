@@ -44,9 +44,8 @@ QWEN2_MOE = Family(
         *NORMS,
         *attention(),
         rule(f"{LAYER}.mlp.gate.weight", f"{BLOCK}.ffn_gate_inp.weight"),
-        *experts("mlp"),
+        *experts("mlp", "num_experts"),
         rule(f"{LAYER}.mlp.shared_expert_gate.weight", f"{BLOCK}.ffn_gate_inp_shexp.weight", Row()),
         *mlp(hf="mlp.shared_expert", gguf="_shexp"),
     ),
-    experts="num_experts",
 )

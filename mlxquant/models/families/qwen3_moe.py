@@ -32,7 +32,6 @@ QWEN3_MOE = Family(
         *HEAD_NORMS,
         *attention(),
         rule(f"{LAYER}.mlp.gate.weight", f"{BLOCK}.ffn_gate_inp.weight"),
-        *experts("mlp"),
+        *experts("mlp", "num_experts"),
     ),
-    experts="num_experts",
 )

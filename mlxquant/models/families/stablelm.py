@@ -1,7 +1,7 @@
 """StableLM 2: layer norms with biases, a quarter of each head rotates.
 
-With a parallel residual there is one norm a layer. Norms on the heads of q and k (the 12B model)
-are not known here yet and refused.
+With a parallel residual there is one norm a layer. Norms on the heads of q and k are a vector for
+each head in mlx-lm and Hugging Face, and one matrix in GGUF.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .base import Family, linear, rule
+from .changes import Stack
 from .common import BLOCK, LAYER, SILU, attention, mlp
 from .rope import Rope
 from .settings import Bias, Count, Fixed, HeadSize, Real, Setting, Vocabulary
@@ -46,7 +47,7 @@ STABLELM = Family(
         Rope(theta=None, kinds=frozenset()),
         _Parallel(),
         Bias("use_qkv_bias", "blk.0.attn_q.bias"),
-        Fixed("qk_layernorm", False),
+        Bias("qk_layernorm", "blk.0.attn_q_norm.weight"),
         Fixed("tie_word_embeddings", False),
         SILU,
     ),
@@ -58,6 +59,20 @@ STABLELM = Family(
         rule(f"{LAYER}.post_attention_layernorm.weight", f"{BLOCK}.ffn_norm.weight", needed=False),
         rule(f"{LAYER}.post_attention_layernorm.bias", f"{BLOCK}.ffn_norm.bias", needed=False),
         *attention(),
+        rule(
+            f"{LAYER}.self_attn.q_layernorm.norms.{{e}}.weight",
+            f"{BLOCK}.attn_q_norm.weight",
+            Stack(),
+            needed=False,
+            count="num_attention_heads",
+        ),
+        rule(
+            f"{LAYER}.self_attn.k_layernorm.norms.{{e}}.weight",
+            f"{BLOCK}.attn_k_norm.weight",
+            Stack(),
+            needed=False,
+            count="num_key_value_heads",
+        ),
         *mlp(),
     ),
 )

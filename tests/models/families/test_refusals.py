@@ -52,7 +52,6 @@ def config_of(name: str, **changes: Any) -> dict[str, Any]:
             {"topk_method": "group_limited_greedy", "n_group": 2},
             "'topk_method' is \"group_limited_greedy\"",
         ),
-        ("stablelm", {"qk_layernorm": True}, "'qk_layernorm' is true"),
         ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.type"),
     ],
 )
@@ -141,3 +140,8 @@ def test_a_rope_table_of_another_kind(exported: Any) -> None:
     odd = constant(np.linspace(1, 5, 16, dtype=np.float32))
     with pytest.raises(ModelError, match="'rope_freqs.weight'"):
         family.config(metadata, {**tensors, "rope_freqs.weight": odd})
+
+
+def test_keys_that_nobody_reads_are_named() -> None:
+    config = config_of("qwen3", odd=1, empty=None, torch_dtype="bfloat16", use_cache=True)
+    assert family_of_config(config).unread(config) == ["odd"]
