@@ -1,0 +1,378 @@
+"""GGUF vocabularies made from Hugging Face folders, and back again with the same ids."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+import pytest
+import vocabularies as made
+from hypothesis import given, settings
+from support import REPOSITORY
+from tokenizers import Tokenizer
+
+from mlxquant.assets import BUNDLED_MODEL
+from mlxquant.errors import FileFormatError, ModelError
+from mlxquant.files.gguf import read_gguf
+from mlxquant.files.gguf_writer import build_gguf
+from mlxquant.tokenizers import as_values, from_gguf, to_gguf
+from mlxquant.tokenizers.pre_tokenizers import PRE_TOKENIZERS, to_json
+
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+_GPT2 = _BYTES | {"use_regex": True}
+_DIGITS = {"type": "Digits", "individual_digits": True}
+_END = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_END}"
+_QWEN2 = _LLAMA3.replace("{1,3}", "")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_LEAD, _CASED_END = r"[^\r\n\p{L}\p{N}]?", _END.replace(r"[\r\n]*", r"[\r\n/]*", 1)
+_TEKKEN = rf"{_LEAD}{_UPPER}*{_LOWER}+|{_LEAD}{_UPPER}+{_LOWER}*|\p{{N}}{_CASED_END}"
+_MARKS = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+_DEEPSEEK = (
+    _MARKS + "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
+    "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
+)
+_NFC = {"type": "NFC"}
+
+
+def _steps(*steps):
+    return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+#: as the folders of these families have it: name, pre_tokenizer, normalizer, ignore_merges
+KNOWN = {
+    "GPT-2": ("gpt-2", _GPT2, None, False),
+    "OLMo": ("gpt-2", _GPT2, _NFC, False),
+    "Llama 3": ("llama-bpe", _steps(made.split(_LLAMA3), _BYTES), None, True),
+    "GLM-4": ("chatglm-bpe", _steps(made.split(_LLAMA3), _BYTES), None, False),
+    "Qwen2": ("qwen2", _steps(made.split(_QWEN2), _BYTES), _NFC, False),
+    "StableLM 2": (
+        "qwen2",
+        _steps(made.split(_QWEN2, behavior="Removed", invert=True), _BYTES),
+        None,
+        False,
+    ),
+    "SmolLM": ("smollm", _steps(_DIGITS, _GPT2), None, False),
+    "Command R": ("smollm", _steps(_DIGITS, _GPT2), _NFC, False),
+    "Falcon": (
+        "falcon",
+        _steps(
+            {"type": "Punctuation", "behavior": "Contiguous"},
+            _GPT2,
+            {"type": "Digits", "individual_digits": False},
+            made.split("[0-9][0-9][0-9]"),
+        ),
+        None,
+        False,
+    ),
+    "DeepSeek V3": (
+        "deepseek-v3",
+        _steps(
+            made.split(r"\p{N}{1,3}"),
+            made.split("[一-龥\u3040-ゟ゠-ヿ]+"),
+            made.split(_DEEPSEEK),
+            _BYTES,
+        ),
+        {"type": "Sequence", "normalizers": []},
+        False,
+    ),
+    "Mistral Nemo": ("tekken", _steps(made.split(_TEKKEN), _BYTES), None, True),
+}
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_known_structures_have_their_name_and_keep_their_ids(family, tmp_path):
+    name, pre_tokenizer, normalizer, ignore = KNOWN[family]
+    tokenizer = made.byte_level(pre_tokenizer, normalizer, ignore_merges=ignore)
+    notes: list[str] = []
+    metadata = to_gguf(made.save(tmp_path, tokenizer), notes=notes)
+    wanted = PRE_TOKENIZERS[name]
+    assert PRE_TOKENIZERS[metadata["tokenizer.ggml.pre"]].patterns == wanted.patterns
+    texts = made.TEXTS
+    if family == "Mistral Nemo":
+        assert "capitals" in notes[0]
+        texts = ("Hello world 123", "don't JUST\n\n do", " ... ?!/\n")
+    elif normalizer == _NFC:
+        assert "normal form C" in notes[0]
+        texts = tuple(unicodedata.normalize("NFC", text) for text in texts)
+    elif family == "Falcon":
+        # Digits behind a space are a word of their own there; trained, no token joins the two.
+        texts = tuple(text for text in texts if "½" not in text)
+    else:
+        assert not notes
+    ours, theirs = made.encoder(from_gguf(metadata)), made.encoder(tmp_path)
+    made.check(ours, theirs, texts)
+
+
+#: one name of each meaning
+_MEANINGS = {(row.patterns, row.ignore_merges): name for name, row in PRE_TOKENIZERS.items()}
+
+
+@pytest.mark.parametrize("name", _MEANINGS.values())
+def test_every_name_comes_back_as_one_that_means_the_same(name, tmp_path):
+    row = PRE_TOKENIZERS[name]
+    tokenizer = made.byte_level(to_json(row), ignore_merges=row.ignore_merges)
+    metadata = to_gguf(made.save(tmp_path, tokenizer))
+    again = PRE_TOKENIZERS[metadata["tokenizer.ggml.pre"]]
+    assert again.patterns == row.patterns
+    made.check(made.encoder(from_gguf(metadata)), made.encoder(tmp_path), made.TEXTS)
+
+
+def test_the_bundled_tokenizer_round_trips_with_the_same_ids():
+    files = sorted(REPOSITORY.glob("mlxquant/[a-t]*/*.py"))
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    assert len(text) > 200_000
+    specials = "<|user|>hi<|end|>\n<|assistant|><|begin_of_text|>"
+    for ours, theirs in _PAIRS:
+        made.check(ours, theirs, (specials + text[:200_000], *made.TEXTS))
+
+
+_BUNDLED = to_gguf(BUNDLED_MODEL)
+_FILES = from_gguf(_BUNDLED)
+_PAIRS = [(made.encoder(_FILES, p), made.encoder(BUNDLED_MODEL, p)) for p in (True, False)]
+
+
+@given(made.soup("<|user|>", "<|end|>", "<|e"))
+@settings(max_examples=300, deadline=None)
+def test_the_bundled_tokenizer_round_trips_on_any_text(text):
+    for ours, theirs in _PAIRS:
+        assert ours(text) == theirs(text)
+
+
+def test_what_the_bundled_tokenizer_becomes():
+    plain = {k: v for k, v in _BUNDLED.items() if not isinstance(v, list)}
+    prefix = "tokenizer.ggml."
+    assert {k.removeprefix(prefix): v for k, v in plain.items() if k.startswith(prefix)} == {
+        "model": "gpt2",
+        "pre": "llama-bpe",
+        "bos_token_id": 4090,
+        "eos_token_id": 4091,
+        "eot_token_id": 4094,
+        "padding_token_id": 4095,
+        "add_bos_token": True,
+        "add_eos_token": False,
+    }
+    assert _BUNDLED["tokenizer.ggml.token_type"] == [1] * 4090 + [3] * 6
+    template = (BUNDLED_MODEL / "chat_template.jinja").read_text(encoding="utf-8")
+    assert _BUNDLED["tokenizer.chat_template"] == template
+    generation = json.loads(_FILES["generation_config.json"])
+    assert generation == {"bos_token_id": 4090, "eos_token_id": [4091, 4094], "pad_token_id": 4095}
+    bundled = Tokenizer.from_file(str(BUNDLED_MODEL / "tokenizer.json"))
+    ours = Tokenizer.from_str(_FILES["tokenizer.json"])
+    text = "Call me <|user|>, Ishmael.\n"
+    assert ours.encode(text).ids == bundled.encode(text).ids
+    assert ours.decode(ours.encode(text).ids) == bundled.decode(bundled.encode(text).ids)
+
+
+def test_a_gguf_file_keeps_it_all(tmp_path):
+    header, _ = build_gguf(as_values(_BUNDLED), [])
+    (tmp_path / "m.gguf").write_bytes(header)
+    read = read_gguf(tmp_path / "m.gguf")
+    assert {key: read.get(key) for key in read.metadata} == _BUNDLED
+
+
+def test_rows_beyond_the_tokens_are_unused_padding(tmp_path):
+    metadata = to_gguf(BUNDLED_MODEL, rows=4100)
+    tokens, types = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "token_type"))
+    assert tokens[4095:] == ["<|pad|>", "[PAD4096]", "[PAD4097]", "[PAD4098]", "[PAD4099]"]
+    assert types[4095:] == [3, 5, 5, 5, 5]
+    with pytest.raises(ModelError, match="token id 4095 is beyond the embedding's 4095 rows"):
+        to_gguf(BUNDLED_MODEL, rows=4095)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_scores_of_merges_merge_the_same(prefix, tmp_path):
+    first = made.scored(prefix)
+    files = from_gguf(first)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    notes: list[str] = []
+    second = to_gguf(tmp_path, notes=notes)
+    assert not notes
+    for key in set(first) - {"tokenizer.ggml.scores"}:
+        assert (key, second[key]) == (key, first[key])
+    for parse in (True, False):
+        ours, theirs = made.encoder(from_gguf(second), parse), made.encoder(files, parse)
+        made.check(ours, theirs, (*made.TEXTS, "<s>x<|user|> y</s>  <tool>z"))
+
+
+def test_merges_that_scores_cannot_say_are_refused(tmp_path):
+    tokenizer = json.loads(from_gguf(made.scored())["tokenizer.json"])
+    tokenizer["model"]["merges"].pop()
+    with pytest.raises(ModelError, match="score of what comes of it, and .* are no merge"):
+        to_gguf(made.save(tmp_path, tokenizer))
+    notes: list[str] = []
+    to_gguf(tmp_path, approximate=True, notes=notes)
+    assert "are no merge" in notes[0]
+
+
+def test_a_unigram_tokenizer_keeps_its_ids(tmp_path):
+    folder = made.save(tmp_path, made.unigram(), eos_token="</s>", pad_token="<pad>")
+    notes: list[str] = []
+    metadata = to_gguf(folder, notes=notes)
+    assert metadata["tokenizer.ggml.model"] == "t5"
+    assert metadata["tokenizer.ggml.token_type"][:4] == [3, 3, 2, 1]
+    ours, theirs = made.encoder(from_gguf(metadata)), made.encoder(folder)
+    texts = [" ".join(text.split()) for text in made.TEXTS]
+    made.check(ours, theirs, (*texts, "   Hello  world   ", "the</s> fox<pad>"))
+    again = from_gguf(metadata)
+    for name, text in again.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    second = to_gguf(tmp_path)
+    for name in ("tokens", "token_type", "add_space_prefix", "remove_extra_whitespaces"):
+        key = f"tokenizer.ggml.{name}"
+        assert (key, second[key]) == (key, metadata[key])
+    scores = "tokenizer.ggml.scores"
+    assert second[scores][3:] == metadata[scores][3:]
+
+
+def test_a_wordpiece_tokenizer_keeps_its_ids(tmp_path):
+    folder = made.save(tmp_path, made.word_pieces(), cls_token="[CLS]", sep_token="[SEP]")
+    notes: list[str] = []
+    metadata = to_gguf(folder, notes=notes)
+    assert metadata["tokenizer.ggml.model"] == "bert"
+    assert metadata["tokenizer.ggml.tokens"][:2] == ["[PAD]", "[UNK]"]
+    assert any("100 characters" in note for note in notes)
+    ours, theirs = made.encoder(from_gguf(metadata)), made.encoder(folder)
+    made.check(ours, theirs, (*made.TEXTS, "the [MASK] fox"))
+    tokenizer = Tokenizer.from_str(from_gguf(metadata)["tokenizer.json"])
+    assert (
+        tokenizer.encode("dog").ids
+        == Tokenizer.from_file(str(folder / "tokenizer.json")).encode("dog").ids
+    )
+
+
+def _llama(**changes):
+    tokenizer = json.loads(from_gguf(made.scored())["tokenizer.json"])
+    return tokenizer | changes
+
+
+_SPACES = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+
+REFUSED = {
+    "another split": (
+        lambda: made.byte_level(_steps(made.split(r"\w+|\W+"), _BYTES)),
+        r"has no pre-tokenizer that splits \\w\+\|\\W\+",
+    ),
+    "a space before": (
+        lambda: made.byte_level(_GPT2 | {"add_prefix_space": True}),
+        "ByteLevel with add_prefix_space",
+    ),
+    "no ByteLevel": (lambda: made.byte_level({"type": "Whitespace"}), "type 'Whitespace'"),
+    "lower case": (
+        lambda: made.byte_level(_GPT2, {"type": "Lowercase"}),
+        "normalizes text by 'Lowercase'",
+    ),
+    "an affix": (
+        lambda: made.byte_level(_GPT2, end_of_word_suffix="</w>"),
+        "end_of_word_suffix '</w>'",
+    ),
+    "a stripping token": (
+        lambda: made.byte_level(_GPT2) | {"added_tokens": [made.added(900, "<a>", lstrip=True)]},
+        "added token '<a>' swallows the whitespace",
+    ),
+    "a single word": (
+        lambda: (
+            made.byte_level(_GPT2) | {"added_tokens": [made.added(900, "<a>", single_word=True)]}
+        ),
+        "'<a>' counts as a single word",
+    ),
+    "Metaspace": (lambda: _llama(normalizer=None, pre_tokenizer=_SPACES), "Metaspace, 'first'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_llama_cpp_cannot_do_is_refused_by_name(case, tmp_path):
+    make, reason = REFUSED[case]
+    folder = made.save(tmp_path, make())
+    with pytest.raises(ModelError, match=f"not known exactly: .*{reason}") as problem:
+        to_gguf(folder)
+    assert "--approximate-tokenizer" in str(problem.value)
+    notes: list[str] = []
+    from_gguf(to_gguf(folder, approximate=True, notes=notes), approximate=True)
+    assert any(note.startswith("not exact") for note in notes)
+
+
+def test_a_flag_that_matters_is_part_of_the_structure(tmp_path):
+    plain = made.byte_level(_steps(made.split(_QWEN2), _BYTES))
+    vocab = plain["model"]["vocab"]
+    assert to_gguf(made.save(tmp_path / "a", plain))["tokenizer.ggml.pre"] == "qwen2"
+    plain["model"]["ignore_merges"] = True
+    assert to_gguf(made.save(tmp_path / "b", plain))["tokenizer.ggml.pre"] == "qwen2"
+    vocab["Ġxyzzy"] = len(vocab) + 10
+    with pytest.raises(ModelError, match="ignore_merges True"):
+        to_gguf(made.save(tmp_path / "c", plain))
+
+
+def _broken(change):
+    tokenizer = made.byte_level(_GPT2)
+    change(tokenizer)
+    return tokenizer
+
+
+BROKEN = {
+    "merge of no token": (
+        lambda t: t["model"]["merges"].append(["t", "zzz"]),
+        r"model.merges\[\d+\]: bad vocabulary: 't zzz' names 'zzz'",
+    ),
+    "merge of three": (lambda t: t["model"]["merges"].append("a b c"), "expected a pair"),
+    "merges no list": (lambda t: t["model"].update(merges=7), "expected a list"),
+    "id twice": (lambda t: t["model"]["vocab"].update(zz=5), "id 5 is given to"),
+    "id no number": (lambda t: t["model"]["vocab"].update(zz="5"), "'zz' has no id"),
+    "id huge": (lambda t: t["model"]["vocab"].update(zz=1 << 40), "'zz' has no id"),
+    "vocab a list": (lambda t: t["model"].update(vocab=[1]), "expected 1 to"),
+    "no model": (lambda t: t.pop("model"), "model: bad vocabulary: the member is missing"),
+    "added no list": (lambda t: t.update(added_tokens=7), "added_tokens.*expected a list"),
+    "added of no id": (lambda t: t["added_tokens"][0].pop("id"), "expected an id"),
+    "added twice": (
+        lambda t: t["added_tokens"][0].update(content="<tool>"),
+        "'<tool>' has the ids",
+    ),
+    "added over another": (lambda t: t["added_tokens"][0].update(id=5), "id 5 is '<|begin|>'"),
+    "added flag": (lambda t: t["added_tokens"][0].update(special=1), "neither true nor false"),
+    "added empty": (lambda t: t["added_tokens"][0].update(content=""), "text of 1 to 4096"),
+    "template": (
+        lambda t: t.update(post_processor={"type": "TemplateProcessing", "single": 7}),
+        "template without its parts",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_tokenizer_is_named(case, tmp_path):
+    change, reason = BROKEN[case]
+    with pytest.raises(FileFormatError, match=reason) as problem:
+        to_gguf(made.save(tmp_path, _broken(change)))
+    assert "bad vocabulary" in str(problem.value) and "tokenizer.json" in str(problem.value)
+
+
+def test_special_tokens_outside_the_vocabulary_are_named(tmp_path):
+    tokenizer = made.byte_level(_GPT2)
+    folder = made.save(tmp_path, tokenizer, eos_token="<nowhere>")
+    with pytest.raises(FileFormatError, match="eos_token: .*'<nowhere>' is not in the vocabulary"):
+        to_gguf(folder)
+    made.save(tmp_path, tokenizer)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1000000]}')
+    with pytest.raises(FileFormatError, match="id 1000000 is outside the vocabulary"):
+        to_gguf(folder)
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    with pytest.raises(ModelError, match="neither tokenizer.json nor tokenizer.model"):
+        to_gguf(tmp_path)
+    made.save(tmp_path, {"model": {"type": "WordLevel", "vocab": {"a": 0}}})
+    with pytest.raises(ModelError, match="model type 'WordLevel' has no place in a GGUF"):
+        to_gguf(tmp_path)
+
+
+def test_chat_templates_of_every_place(tmp_path):
+    several = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
+    folder = made.save(tmp_path, made.byte_level(_GPT2), chat_template=several)
+    metadata = to_gguf(folder)
+    assert metadata["tokenizer.chat_template"] == "a"
+    assert metadata["tokenizer.chat_template.tool_use"] == "b"
+    assert metadata["tokenizer.chat_templates"] == ["tool_use"]
+    (folder / "chat_template.jinja").write_text("c")
+    assert to_gguf(folder)["tokenizer.chat_template"] == "c"
+    files = from_gguf(metadata)
+    assert files["additional_chat_templates/tool_use.jinja"] == "b"
