@@ -19,12 +19,13 @@ from typing import ClassVar
 import numpy as np
 
 from .base import Array
-from .codebook_fit import Shape, fit
+from .codebook_fit import Shape, Target, fit
 from .floats import Float32
 from .ggml_format import GgmlFormat
 from .grids import grid, parity_of, signs_of
 
 __all__ = [
+    "CodebookFormat",
     "Codes",
     "ShiftedFormat",
     "SignedFormat",
@@ -75,11 +76,13 @@ class CodebookFormat(GgmlFormat):
     def pack(self, codes: Codes) -> list[Array]:
         """Codes of b blocks → their fields, each uint8 [b, bytes]."""
 
-    def _codes_of(self, blocks: Array) -> Codes:
+    def codes_of(self, blocks: Array) -> Codes:
+        """uint8 [b, block_bytes] → the codes of b blocks."""
         ends = np.cumsum([size for _, size in self.fields])[:-1]
         return self.unpack([np.ascontiguousarray(part) for part in np.split(blocks, ends, axis=1)])
 
-    def _bytes_of(self, codes: Codes) -> Array:
+    def bytes_of(self, codes: Codes) -> Array:
+        """The codes of b blocks → uint8 [b, block_bytes]."""
         return np.concatenate(self.pack(codes), axis=1)
 
     def _scales_of(self, codes: Codes) -> Float32:
@@ -99,7 +102,7 @@ class SignedFormat(CodebookFormat):
 
     def decode_blocks(self, blocks: Array) -> Float32:
         """See GgmlFormat."""
-        codes = self._codes_of(blocks)
+        codes = self.codes_of(blocks)
         count, sub_blocks = codes.scales.shape
         values = grid(self.book)[codes.index].reshape(count, sub_blocks, -1)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -111,27 +114,27 @@ class SignedFormat(CodebookFormat):
         """See GgmlFormat; what is minimized is Σ importance · (weight - decoded)²."""
         negative = np.signbit(blocks) & (blocks != 0)
         masks = np.packbits(negative, axis=1, bitorder="little")
-        values = np.abs(blocks)
+        target = Target.of(np.abs(blocks), importance)
         if self.even:
-            masks = _make_even(masks, values, importance)
-        found = fit(values, importance, grid(self.book), self.shape)
-        return self._bytes_of(Codes(found.d, found.scales, found.index, masks))
+            masks = _make_even(masks, target)
+        found = fit(target, grid(self.book), self.shape)
+        return self.bytes_of(Codes(found.d, found.scales, found.index, masks))
 
 
-def _make_even(masks: Array, values: Float32, importance: Float32 | None) -> Array:
+def _make_even(masks: Array, target: Target) -> Array:
     """Flip one sign wherever eight weights have an odd number of them: the one whose flip costs
-    least. Its magnitude in `values` becomes negative; returns the new masks.
+    least. Its magnitude in `target.values` becomes negative; returns the new masks.
 
     A flip at magnitude |w| of a weight coded as s·g costs 4 · importance · |w| · s·g.
     """
+    values, importance = target.values, target.importance
     cost = values if importance is None else values * importance
-    place = cost.reshape(-1, 8).argmin(axis=1)
-    odd = np.flatnonzero(parity_of(masks).reshape(-1))
-    place = place[odd]
+    odd = np.flatnonzero(parity_of(masks))
+    place = cost.reshape(-1, 8)[odd].argmin(axis=1)
     values.reshape(-1, 8)[odd, place] *= -1
-    flipped = masks.reshape(-1).copy()
-    flipped[odd] ^= np.left_shift(1, place).astype(np.uint8)
-    return flipped.reshape(masks.shape)
+    flipped = masks.copy()
+    flipped.reshape(-1)[odd] ^= np.left_shift(1, place).astype(np.uint8)
+    return flipped
 
 
 class ShiftedFormat(CodebookFormat):
@@ -144,7 +147,7 @@ class ShiftedFormat(CodebookFormat):
 
     def decode_blocks(self, blocks: Array) -> Float32:
         """See GgmlFormat."""
-        codes = self._codes_of(blocks)
+        codes = self.codes_of(blocks)
         count, sub_blocks = codes.scales.shape
         shift = np.float32(0.125) - np.float32(0.25) * codes.negative
         values = grid(self.book)[codes.index].reshape(count, shift.shape[1], -1)
@@ -158,12 +161,12 @@ class ShiftedFormat(CodebookFormat):
         """See GgmlFormat; what is minimized is Σ importance · (weight - decoded)²."""
         points = grid(self.book)
         both = np.concatenate([points + np.float32(0.125), points - np.float32(0.125)])
-        found = fit(blocks, importance, both, self.shape)
+        found = fit(Target.of(blocks, importance), both, self.shape)
         index = found.index % len(points)
         negative = (found.index // len(points)).astype(np.uint8)
         if self.shape.books == 2:
             negative = negative.reshape(len(blocks), self.shape.sub_blocks, -1)[:, :, 0]
-        return self._bytes_of(Codes(found.d, found.scales, index, negative))
+        return self.bytes_of(Codes(found.d, found.scales, index, negative))
 
 
 def nibbles(packed: Array) -> Array:

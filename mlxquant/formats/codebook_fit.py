@@ -8,13 +8,14 @@ What is minimized is Σ w (a - s g)². For a given s the best point of a group i
 smallest  s · Σ w g² - 2 Σ w a g,  a product of a matrix of groups with a matrix of points: the
 search over the whole codebook is exact. For given points the best s is Σ w a g / Σ w g². So:
 
-    1  each sub-block alone: points at several scales, the best scale refitted, points again
+    1  each sub-block alone: points at several scales, the scale refitted for each; the best of
+       them; points again
     2  d from a range about (largest scale) / (largest step), judged by how far it puts the scales
-    3  points at the scales that d allows, d refitted, twice
-    4  the scale codes next to those chosen, points for them, d refitted
+    3  points at the scales that d allows, d refitted
+    4  the scale code next to the one chosen, on the side to which the points chosen would rather
+       go, and points for it; the better of the two; d refitted
 
-Steps 3 and 4 keep what they find only where it is better. Nothing here depends on more than one
-super-block at a time.
+Nothing here depends on more than one super-block at a time.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ import numpy as np
 from .base import Array
 from .floats import Float32
 
-__all__ = ["Found", "Shape", "fit"]
+__all__ = ["Found", "Shape", "Target", "fit"]
 
 #: of groups by points, compared at a time: 1 MB of float32
 _TILE = 1 << 18
 
-#: scales that step 1 tries, in units of (largest value) / (largest coordinate); the second for
-#: codebooks of more than _MANY points, where a trial takes longest and a miss costs least
-_TRIALS = tuple(1.1 * 0.86**i for i in range(8))
-_FEWER_TRIALS = tuple(1.05 * 0.8**i for i in range(5))
-_MANY = 1024
+#: scales that step 1 tries, by G, in units of (root mean square of the values) / (root mean square
+#: of all coordinates): more of them where there are more levels
+_TRIALS = {
+    4: tuple(0.4 * 1.13**i for i in range(16)),
+    8: (0.45, 0.65, 0.85, 1.05, 1.3, 1.7, 2.5),
+}
 
 #: scales d that step 2 tries, in units of (largest scale) / (largest step)
 _SUPER_TRIALS = np.linspace(0.8, 1.25, 46, dtype=np.float32)
@@ -96,28 +98,48 @@ class _Points:
         )
 
 
-def fit(values: Float32, weights: Float32 | None, points: Float32, shape: Shape) -> Found:
-    """The codes that bring Σ w (value - decoded)² close to its minimum.
+@dataclass(frozen=True)
+class Target:
+    """What b super-blocks are to be, in a range where products of three cannot overflow float32.
+
+    Attributes:
+        values: float32 [b, 256], at most 1 in magnitude; the weights divided by 2^exponent.
+        importance: float32 [b, 256], above 0 and at most 1; None for ones.
+        exponent: integers [b].
+    """
+
+    values: Float32
+    importance: Float32 | None
+    exponent: Array
+
+    @classmethod
+    def of(cls, blocks: Float32, importance: Float32 | None) -> Target:
+        """Weights and their importance, float32 [b, 256], finite, importance at least 0.
+
+        A super-block of no importance is one of even importance.
+        """
+        exponent = np.frexp(np.abs(blocks).max(axis=1))[1]
+        values = np.ldexp(blocks, -exponent[:, None])
+        if importance is None:
+            return cls(values, None, exponent)
+        most = importance.max(axis=1, keepdims=True)
+        some = most > 0
+        relative = np.where(some, importance / np.where(some, most, np.float32(1)), np.float32(1))
+        # 0 would leave a sub-block without a scale
+        return cls(values, np.maximum(relative, np.float32(1e-7)), exponent)
+
+
+def fit(target: Target, points: Float32, shape: Shape) -> Found:
+    """The codes that bring Σ importance · (value - decoded)² close to its minimum.
 
     Args:
-        values: float32 [b, 256]; magnitudes where signs are stored beside the points.
-        weights: float32 [b, 256], at least 0; None for ones.
+        target: magnitudes where signs are stored beside the points; see Target.
         points: float32 [N, G].
         shape: see Shape.
     """
-    count = len(values)
-    largest = np.abs(values).max(axis=1)
-    # the exponents of weights and values would overflow float32 in the sums of products
-    exponent = np.frexp(largest)[1]
-    scaled = np.ldexp(values, -exponent[:, None])
-    if weights is not None:
-        most = weights.max(axis=1, keepdims=True)
-        weights = np.where(most > 0, weights / np.where(most > 0, most, 1), np.float32(1))
-        # a weight of 0 would leave its sub-block without a scale
-        weights = np.maximum(weights, np.float32(1e-7))
-    search = _Search(scaled, weights, points, shape)
+    search = _Search(target.values, target.importance, points, shape)
     scale, chosen = search.alone()
-    return search.together(scale, chosen, exponent, count)
+    return search.together(scale, chosen, target.exponent)
 
 
 class _Search:
@@ -154,7 +176,7 @@ class _Search:
             index = _argmin(rows, self.tables[number])
             index += number * self.tables[number].shape[1]
             other = self._measured(index)
-            best = best.where(other.cost(scale) < best.cost(scale), other)
+            best = best.where(_below(other.cost(scale), best.cost(scale)), other)
         return best
 
     def _measured(self, index: Array) -> _Points:
@@ -169,21 +191,30 @@ class _Search:
     def alone(self) -> tuple[Float32, _Points]:
         """Step 1: each sub-block's own best scale, [m], and its points there."""
         top = np.abs(self.values).max(axis=1) / np.float32(np.abs(self.points).max())
-        trials = _TRIALS if len(self.points) <= _MANY else _FEWER_TRIALS
-        best = self.nearest(top * np.float32(trials[0]))
-        for trial in trials[1:]:
-            other = self.nearest(top * np.float32(trial))
-            better = other.cost(other.scale()) < best.cost(best.scale())
+        size = self._mean_square() / np.float32(np.square(self.points).mean())
+        size = np.sqrt(size, out=size)
+        best = self.nearest(top)
+        for trial in _TRIALS[self.size]:
+            other = self.nearest(size * np.float32(trial))
+            better = _below(other.cost(other.scale()), best.cost(best.scale()))
             best = best.where(better, other)
-        for _ in range(2):
-            other = self.nearest(best.scale())
-            better = other.cost(other.scale()) < best.cost(best.scale())
-            best = best.where(better, other)
+        other = self.nearest(best.scale())
+        better = other.cost(other.scale()) < best.cost(best.scale())
+        best = best.where(better, other)
         return best.scale(), best
 
-    def together(self, scale: Float32, alone: _Points, exponent: Array, count: int) -> Found:
+    def _mean_square(self) -> Float32:
+        """Σ w a² / Σ w of each sub-block, [m]."""
+        groups = self.values.reshape(-1, self.size)
+        count = len(self.values)
+        squares: Float32 = (self.weighted * groups).reshape(count, -1).sum(axis=1)
+        squares /= np.broadcast_to(self.weights, groups.shape).reshape(count, -1).sum(axis=1)
+        return squares
+
+    def together(self, scale: Float32, alone: _Points, exponent: Array) -> Found:
         """Steps 2 to 4."""
-        shape, rows = self.shape, (count, -1)
+        shape, count = self.shape, len(exponent)
+        rows = (count, -1)
         wanted, bend = scale.reshape(rows), alone.square.reshape(rows)
         unit = np.float32(shape.unit)
         top = wanted.max(axis=1) / (unit * (2 * shape.steps - 1))
@@ -197,30 +228,19 @@ class _Search:
             d, least = np.where(better, tried, d), np.where(better, cost, least)
         codes = self._codes(wanted, d)
 
-        best: _Points | None = None
-        for _ in range(2):
-            new = self.nearest(self._scales(d, codes))
-            new_d = self._refit(new, codes, exponent)
-            cost = new.cost(self._scales(new_d, codes)).reshape(rows).sum(axis=1)
-            if best is None:
-                best, d, least = new, new_d, cost
-            else:
-                better = cost < least
-                best = best.where(np.repeat(better, shape.sub_blocks), new)
-                d, least = np.where(better, new_d, d), np.where(better, cost, least)
-        assert best is not None
-        kept = codes
-        for step in (-1, 1):
-            moved = np.clip(codes + step, 0, shape.steps - 1)
-            new = self.nearest(self._scales(d, moved))
-            now = best.cost(self._scales(d, kept))
-            better = new.cost(self._scales(d, moved)) < now
-            best = best.where(better, new)
-            kept = np.where(better.reshape(codes.shape), moved, kept)
-        d = self._refit(best, kept, exponent)
+        best = self.nearest(self._scales(d, codes))
+        d = self._refit(best, codes, exponent)
+        now = self._scales(d, codes)
+        towards = np.where(best.scale() > now, 1, -1).reshape(codes.shape)
+        moved = np.clip(codes + towards, 0, shape.steps - 1).astype(np.float32)
+        other = self.nearest(self._scales(d, moved))
+        better = other.cost(self._scales(d, moved)) < best.cost(now)
+        best = best.where(better, other)
+        codes = np.where(better.reshape(codes.shape), moved, codes)
+        d = self._refit(best, codes, exponent)
         with np.errstate(over="ignore"):
             stored = np.ldexp(d, exponent).astype(np.float16)
-        return Found(stored, kept.astype(np.int64), best.index.reshape(count, -1))
+        return Found(stored, codes.astype(np.int64), best.index.reshape(count, -1))
 
     def _scales(self, d: Float32, codes: Float32) -> Float32:
         scales: Float32 = d[:, None] * np.float32(self.shape.unit) * (2 * codes + 1)
@@ -248,20 +268,49 @@ class _Search:
         return as_held
 
 
+def _below(cost: Float32, other: Float32) -> Array:
+    """Where `cost` is less than `other` by more than rounding: of equals the first is kept, so that
+    sub-blocks that are alike get scales that are."""
+    less: Array = cost + np.abs(other) * np.float32(4e-6) < other
+    return less
+
+
 def _argmin(rows: Float32, table: Float32) -> Array:
     """For each row of `rows` [n, f], the column of rows @ table [f, N] that is smallest; int64.
 
-    All products have the same number of rows, whatever n is, so that a row's result does not
-    depend on how many come with it.
+    A matrix product's last bits depend on the row's place in the matrix and on the machine. So
+    where a second column comes within rounding of the smallest, those near it are summed again, in
+    float64 and one by one: a row's result depends on that row alone.
     """
-    count, tile = len(rows), max(16, _TILE // table.shape[1])
-    index = np.empty(count, dtype=np.int64)
-    costs = np.empty((tile, table.shape[1]), dtype=np.float32)
-    for begin in range(0, count, tile):
+    features, points = table.shape
+    tile = max(16, _TILE // points)
+    bound = np.abs(table).max(axis=1) * np.float32(4 * features * 2.0**-24)
+    index = np.empty(len(rows), dtype=np.int64)
+    buffer = np.empty((tile, points), dtype=np.float32)
+    for begin in range(0, len(rows), tile):
         part = rows[begin : begin + tile]
-        if len(part) < tile:
-            part = np.concatenate([part, np.zeros((tile - len(part), rows.shape[1]), rows.dtype)])
-        np.matmul(part, table, out=costs)
-        end = min(begin + tile, count)
-        index[begin:end] = costs[: end - begin].argmin(axis=1)
+        costs = np.matmul(part, table, out=buffer[: len(part)])
+        each = np.arange(len(part))
+        best = costs.argmin(axis=1)
+        doubt = (np.abs(part) * bound).sum(axis=1)
+        limit = costs[each, best] + doubt
+        costs[each, best] = np.inf
+        # where every feature is 0 so is every cost, and the first column as good as any
+        unclear = np.flatnonzero((costs.min(axis=1) <= limit) & (doubt > 0))
+        if len(unclear):
+            near = costs[unclear] <= limit[unclear, None]
+            near[np.arange(len(unclear)), best[unclear]] = True
+            best[unclear] = _argmin_of(near, part[unclear], table)
+        index[begin : begin + tile] = best
     return index
+
+
+def _argmin_of(near: Array, rows: Float32, table: Float32) -> Array:
+    """As `_argmin`, among the columns marked in `near`, bool [n, N]; the first of equals."""
+    row, column = np.nonzero(near)
+    cost = np.zeros(len(row))
+    for feature, values in zip(rows.T.astype(np.float64), table.astype(np.float64), strict=True):
+        cost += feature[row] * values[column]
+    order = np.lexsort((column, cost, row))
+    first = np.flatnonzero(np.diff(row, prepend=-1))
+    return column[order[first]]

@@ -1,0 +1,229 @@
+"""What every codebook format (IQ1, IQ2, IQ3) must do; each one's test file inherits these.
+
+The oracles are ggml itself (interop.ggml), the gguf package's decoders, and frozen bytes:
+
+    golden_codebooks/<format>.npz    wire, decoded: random blocks, and what ggml reads in them
+                                     rows, importance, plain, weighted: what `encode` makes of rows
+                                     <sample>, <importance>: what ggml's encoder makes of a sample
+
+ggml's encoder is asked only for the frozen bytes, since it takes up to half a minute to begin. It
+refuses some formats without importance; there it was given ones. The frozen bytes change only by
+`PYTHONPATH=tests python tests/formats/codebook_checks.py --regenerate`.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from formats.ggml_golden import error, ggml_format, same_floats
+from formats.k_checks import edges, importances, model_rows, random_rows
+from interop import ggml
+from support import unchecked
+
+from mlxquant import formats
+from mlxquant.errors import RequestError
+from mlxquant.formats import NonFiniteError
+from mlxquant.formats.codebook import CodebookFormat, Codes, ShiftedFormat, SignedFormat
+from mlxquant.formats.grids import grid
+
+FOLDER = Path(__file__).parent / "golden_codebooks"
+
+
+def random_blocks(fmt: CodebookFormat, count: int, seed: int) -> np.ndarray:
+    """uint8 [count, block_bytes], any bytes: NaN and infinite scales among them."""
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, (count, fmt.block_bytes), dtype=np.uint8)
+
+
+def random_codes(fmt: CodebookFormat, count: int) -> Codes:
+    """Codes that reach every point of the codebook, every scale code and every mask of signs."""
+    sub_blocks, steps = fmt.shape.sub_blocks, fmt.shape.steps
+    points = grid(fmt.book)
+    groups = 256 // points.shape[1]
+    random = np.random.default_rng(4)
+    masks = random.integers(0, 256, (count, 32))
+    if isinstance(fmt, SignedFormat) and fmt.even:
+        masks = masks & 127 | (np.bitwise_xor.reduce(masks[..., None] >> np.arange(7) & 1, 2) << 7)
+    if isinstance(fmt, ShiftedFormat):
+        masks = random.integers(0, 2, (count, sub_blocks if fmt.shape.books == 2 else 32))
+    return Codes(
+        random.uniform(-2, 2, count).astype("<f2"),
+        np.arange(count * sub_blocks).reshape(count, -1) % steps,
+        random.permutation(np.arange(count * groups) % len(points)).reshape(count, -1),
+        masks.astype(np.uint8),
+    )
+
+
+@cache
+def sample_rows() -> dict[str, np.ndarray]:
+    """A few rows of the bundled model's tensors and random ones, float32 [n, 256, 512 or 768]."""
+    model = model_rows(4)
+    wanted = ("embed_tokens", "layers.3.self_attn.q_proj", "layers.5.mlp.down_proj")
+    chosen = {name: rows for name, rows in model.items() if any(part in name for part in wanted)}
+    assert len(chosen) == len(wanted)
+    return chosen | {name: rows[:2] for name, rows in random_rows().items()}
+
+
+class CodebookTests:
+    """The tests of one format; its test file's class names the format and inherits them."""
+
+    name: ClassVar[str]
+
+    @property
+    def fmt(self) -> CodebookFormat:
+        """The format tested."""
+        found = ggml_format(self.name)
+        assert isinstance(found, CodebookFormat)
+        return found
+
+    def test_is_ggml_s_type(self) -> None:
+        """Number, name, block size and bytes are ggml's."""
+        fmt = self.fmt
+        assert ggml.type_name(fmt.ggml_type) == fmt.name.lower()
+        assert ggml.block_size(fmt.ggml_type) == fmt.block_size
+        assert ggml.block_bytes(fmt.ggml_type) == fmt.block_bytes
+
+    def test_bytes_and_codes_are_one(self) -> None:
+        """Codes survive the way into bytes and back, and bytes the way into codes and back."""
+        fmt = self.fmt
+        codes = random_codes(fmt, 64)
+        found = fmt.codes_of(fmt.bytes_of(codes))
+        for part in ("d", "scales", "index", "negative"):
+            np.testing.assert_array_equal(getattr(found, part), getattr(codes, part), part)
+        wire = random_blocks(fmt, 64, seed=3)
+        np.testing.assert_array_equal(fmt.bytes_of(fmt.codes_of(wire)), wire)
+
+    def test_decodes_like_ggml(self) -> None:
+        """Any bytes, every point, scale and sign, and real encodings: bit for bit."""
+        fmt = self.fmt
+        wires = {
+            "random bytes": random_blocks(fmt, 512, seed=3),
+            "every code": fmt.bytes_of(random_codes(fmt, 256)),
+            **{f"ours of {what}": fmt.encode(rows)[0] for what, rows in sample_rows().items()},
+            **{f"ggml's of {what}": wire for what, wire in ggml_encodings(fmt).items()},
+        }
+        for what, wire in wires.items():
+            with warnings.catch_warnings(action="error"):
+                ours = fmt.decode((wire,))
+            theirs = ggml.to_float(fmt.ggml_type, wire.tobytes(), ours.size)
+            same_floats(ours, theirs.reshape(ours.shape), f"{fmt.name} {what}")
+
+    def test_decodes_like_gguf(self) -> None:
+        """The gguf package's own decoder agrees, NaN aside."""
+        fmt = self.fmt
+        try:
+            import gguf
+        except ImportError:
+            unchecked("gguf", "codebook formats against the gguf package's decoders")
+        wire = random_blocks(fmt, 64, seed=3)
+        with np.errstate(all="ignore"):
+            theirs = gguf.quants.dequantize(wire, gguf.GGMLQuantizationType(fmt.ggml_type))
+        ours = fmt.decode((wire,))
+        wrong = (ours != theirs) & ~(np.isnan(ours) & np.isnan(theirs))
+        assert not wrong.any(), f"{fmt.name}: {wrong.sum()} of {wrong.size} differ from gguf's"
+
+    def test_matches_golden_bytes(self) -> None:
+        """Decodes and encodes the frozen blocks and rows as ever."""
+        fmt = self.fmt
+        with np.load(FOLDER / f"{fmt.name}.npz") as frozen:
+            decoded, rows = fmt.decode((frozen["wire"],)), frozen["rows"]
+            same_floats(decoded, frozen["decoded"], f"{fmt.name} decoded")
+            np.testing.assert_array_equal(fmt.encode(rows)[0], frozen["plain"])
+            weighted = fmt.encode(rows, frozen["importance"])[0]
+            np.testing.assert_array_equal(weighted, frozen["weighted"])
+
+    def test_encodes_as_well_as_ggml(self) -> None:
+        """The weighted squared error is at most ggml's on every sample, importance or not."""
+        fmt = self.fmt
+        encodings = ggml_encodings(fmt)
+        for what, rows in sample_rows().items():
+            for how, importance in importances(rows.shape[1]).items():
+                (wire,) = fmt.encode(rows, importance)
+                ours = error(rows, fmt.decode((wire,)), importance)
+                theirs_wire = encodings[f"{what}, {how}"]
+                theirs = error(rows, fmt.decode((theirs_wire,)), importance)
+                assert ours <= theirs, f"{fmt.name}, {what}, {how}: {ours:.6g}, ggml {theirs:.6g}"
+
+    def test_survives_edges(self) -> None:
+        """Encodes without a warning to something finite, no worse than zeros would be; a row's
+        bytes do not depend on the rows beside it."""
+        fmt = self.fmt
+        rows = np.concatenate([rows[:1] for rows in edges().values()])
+        before = rows.copy()
+        uneven = np.zeros(512, np.float32)
+        uneven[::3] = 1e30
+        for importance in (None, np.zeros(512, np.float32), uneven):
+            with warnings.catch_warnings(action="error"):
+                (wire,) = fmt.encode(rows, importance)
+                decoded = fmt.decode((wire,))
+            assert np.isfinite(decoded).all()
+            if importance is None:
+                for name, row, back in zip(range(len(rows)), rows, decoded, strict=True):
+                    size = (row.astype(np.float64) ** 2).sum()
+                    assert error(row, back, None) <= size * (1 + 1e-6), f"{fmt.name}, row {name}"
+                assert not decoded[:2].any(), "zeros"
+            (alone,) = fmt.encode(rows[::2], importance)
+            np.testing.assert_array_equal(alone, wire[::2], "rows without their neighbours")
+        same_floats(rows, before, f"{fmt.name}: encode changed its input")
+
+    def test_refuses_what_it_cannot_hold(self) -> None:
+        """Rows that are no multiple of 256, NaN, and wire bytes of half a block."""
+        fmt = self.fmt
+        with pytest.raises(
+            RequestError, match=f"128 weights a row are no multiple of {fmt.name}'s"
+        ):
+            fmt.encode(np.zeros((1, 128), np.float32))
+        rows = np.zeros((2, 256), np.float32)
+        rows[1, 3] = np.nan
+        with pytest.raises(NonFiniteError, match="row 1, column 3"):
+            fmt.encode(rows)
+        with pytest.raises(RequestError, match=f"whole blocks of {fmt.block_bytes} bytes"):
+            fmt.decode((np.zeros((1, fmt.block_bytes - 1), np.uint8),))
+
+
+def ggml_encodings(fmt: CodebookFormat) -> dict[str, np.ndarray]:
+    """What ggml made of every sample with every importance, by `<sample>, <importance>`."""
+    with np.load(FOLDER / f"{fmt.name}.npz") as frozen:
+        return {key: frozen[key] for key in frozen.files if ", " in key}
+
+
+def regenerate() -> None:
+    """Write every file anew."""
+    FOLDER.mkdir(exist_ok=True)
+    random = np.random.default_rng(21)
+    rows = (random.standard_normal((3, 256)) * 0.05).astype(np.float32)
+    importance = (random.random(256) + 0.01).astype(np.float32)
+    for name in formats.names():
+        fmt = formats.get(name)
+        if isinstance(fmt, CodebookFormat):
+            wire = random_blocks(fmt, 4, seed=22)
+            decoded = ggml.to_float(fmt.ggml_type, wire.tobytes(), 4 * 256).reshape(4, 256)
+            encodings = {}
+            for what, sample in sample_rows().items():
+                for how, given in importances(sample.shape[1]).items():
+                    if given is None and fmt.ggml_type in ggml.NEED_IMPORTANCE:
+                        given = np.ones(sample.shape[1], np.float32)
+                    made = ggml.quantize_chunk(fmt.ggml_type, sample, given)
+                    encodings[f"{what}, {how}"] = made
+            np.savez_compressed(
+                FOLDER / f"{name}.npz",
+                wire=wire,
+                decoded=decoded,
+                rows=rows,
+                importance=importance,
+                plain=fmt.encode(rows)[0],
+                weighted=fmt.encode(rows, importance)[0],
+                **encodings,
+            )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--regenerate"]:
+        sys.exit("usage: PYTHONPATH=tests python tests/formats/codebook_checks.py --regenerate")
+    regenerate()

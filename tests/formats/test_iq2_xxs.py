@@ -1,0 +1,10 @@
+"""IQ2_XXS: ggml's numbers exactly, an encoder no worse than ggml's, and frozen bytes."""
+
+from formats.codebook_checks import CodebookTests
+
+
+class TestIq2Xxs(CodebookTests):
+    name = "IQ2_XXS"
+
+    def test_block_bytes(self) -> None:
+        assert self.fmt.block_bytes == 66

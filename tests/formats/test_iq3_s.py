@@ -1,0 +1,10 @@
+"""IQ3_S: ggml's numbers exactly, an encoder no worse than ggml's, and frozen bytes."""
+
+from formats.codebook_checks import CodebookTests
+
+
+class TestIq3S(CodebookTests):
+    name = "IQ3_S"
+
+    def test_block_bytes(self) -> None:
+        assert self.fmt.block_bytes == 110
