@@ -205,7 +205,8 @@ class _Reader(Cursor):
         if found is None:
             return ALIGNMENT
         if found.type != "u32":
-            self.fail("general.alignment", f"bad alignment: of type {found.kind}, u32 expected")
+            reason = f"bad alignment: of type {found.kind}, u32 expected"
+            self.fail("general.alignment", reason, found.offset)
         value = int(found.value)
         if not 0 < value <= MAX_ALIGNMENT or value & (value - 1):
             reason = f"bad alignment: {value} is no power of two up to {MAX_ALIGNMENT}"
