@@ -194,7 +194,7 @@ def _random(family: str, name: str, shape: tuple[int, ...], *, lively: bool) -> 
     if not lively:
         return noise * 0.05
     if len(shape) > 1:
-        values = noise * (0.5 if "embed_tokens" in name else shape[-1] ** -0.5)
+        values = noise * (0.1 if "embed_tokens" in name else shape[-1] ** -0.5)
     elif "norm" in name and name.endswith(".weight"):
         # Gemma's go to GGUF as 1 + w in float32: multiples of 2^-10 are exact there
         values = mx.round(102.4 * noise) / 1024 + (0 if family.startswith("gemma") else 1)

@@ -97,6 +97,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "glm4-plain": ("glm4", {"attention_bias": False, "partial_rotary_factor": 1.0}),
     "olmo2": ("olmo2", {}),
     "granite": ("granite", {}),
+    "granite-biases": (
+        "granite",
+        {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
+    ),
     "stablelm": ("stablelm", {}),
     "stablelm-parallel": (
         "stablelm",

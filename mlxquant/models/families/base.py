@@ -210,6 +210,7 @@ class Family:
         if tied and settings.get("tie_word_embeddings", tied[0]):
             rest.pop("lm_head.weight", None)  # a second copy of the embedding
         found: dict[str, Node] = {}
+        done: set[str] = set()
         for each in self._expanded(settings.values):
             inputs = _take(rest, each.hf)
             if inputs is None:
@@ -217,8 +218,9 @@ class Family:
             outputs = _changed(each.hf[0], each.change.to_gguf, inputs, settings.values)
             for name, node in zip(each.gguf, outputs, strict=True):
                 found[name] = as_float32(node) if _is_float32(name, node) else node
+            done.update(each.hf, each.gguf)
         left = [name for name in rest if not _COMPUTED.search(name)]
-        self._check_complete(settings.values, set(found), left, gguf=True)
+        self._check_complete(settings.values, done, left, gguf=True)
         return {**found, **self._factors(settings)}
 
     def to_hf(self, nodes: Mapping[str, Node], config: Mapping[str, Any]) -> dict[str, Node]:
@@ -243,7 +245,7 @@ class Family:
                 continue
             outputs = _changed(each.gguf[0], each.change.to_hf, inputs, config)
             found.update(zip(each.hf, outputs, strict=True))
-            done.update(each.gguf)
+            done.update(each.hf, each.gguf)
         self._check_complete(config, done, list(rest), gguf=False)
         return found
 
@@ -297,7 +299,7 @@ class Family:
     def _check_complete(
         self, config: Mapping[str, Any], done: set[str], left: list[str], *, gguf: bool
     ) -> None:
-        """Refuse tensors that no rule took, and needed ones (`done` are GGUF's) that none made."""
+        """Refuse tensors that no rule took, and needed ones that are not `done` by any rule."""
         if left:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
             raise ModelError(
@@ -307,7 +309,7 @@ class Family:
                 )
             )
         for each in self._expanded(config):
-            if each.needed and each.gguf[0] not in done:
+            if each.needed and done.isdisjoint((each.hf[0], each.gguf[0])):
                 missing = each.hf[0] if gguf else each.gguf[0]
                 raise ModelError(f"tensor {quote(missing)} is missing")
 

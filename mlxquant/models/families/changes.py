@@ -7,6 +7,7 @@ float weights [rows, columns] and to a block format's wire bytes [rows, bytes].
     Same               x                                    x
     RopePairs          rows [h, 2, d/2]                     rows [h, d/2, 2]      d rows a head
     Stack              n of [rows, …]                       [n, rows, …]
+    Joined             [a, …], [b, …]                       [a + b, …]
     Row                [1, n]                               [n]
     OnePlus            w                                    1 + w                 values
     KeyValueHalves     [h·(k+v), rank]                      [h, rank, k], [h, v, rank]   values
@@ -30,6 +31,7 @@ from ...load.operations import apply
 __all__ = [
     "SAME",
     "Change",
+    "Joined",
     "KeyValueHalves",
     "OnePlus",
     "RopePairs",
@@ -118,6 +120,48 @@ class Stack(Change):
         """One [n, rows, …] → n of [rows, …]."""
         (x,) = nodes
         return [_index(x, i) for i in range(x.shape[0])]
+
+
+@dataclass(frozen=True)
+class Joined(Change):
+    """Several matrices in the one, all their rows in one matrix of the other.
+
+    Args:
+        keys: of config.json; the parts' rows are in the proportion of their values. Without, all
+            parts have as many.
+        changes: of each part, before it is joined. axis: of the rows.
+    """
+
+    changes: tuple[Change, ...]
+    keys: tuple[str, ...] = ()
+    axis: int = 0
+
+    def to_gguf(self, nodes: list[Node], config: Config) -> list[Node]:
+        """Several [a, …], [b, …] → one [a + b, …]."""
+        parts = [
+            change.to_gguf([node], config)[0]
+            for change, node in zip(self.changes, nodes, strict=True)
+        ]
+        shape = [*parts[0].shape]
+        shape[self.axis] = sum(part.shape[self.axis] for part in parts)
+        return [_apply("Concatenate", (self.axis,), parts, shape)]
+
+    def to_hf(self, nodes: list[Node], config: Config) -> list[Node]:
+        """One [a + b, …] → [a, …], [b, …]."""
+        (x,) = nodes
+        shares: list[int] = [config[key] for key in self.keys] or [1] * len(self.changes)
+        unit, rest = divmod(x.shape[self.axis], sum(shares))
+        if rest:
+            raise ModelError(f"{x.shape[self.axis]} rows do not make {shares} parts")
+        found, begin = [], [0] * len(x.shape)
+        for share, change in zip(shares, self.changes, strict=True):
+            end = [*x.shape]
+            end[self.axis] = begin[self.axis] + unit * share
+            shape = [e - b for b, e in zip(begin, end, strict=True)]
+            part = _apply("Slice", (tuple(begin), tuple(end), (1,) * len(shape)), [x], shape)
+            found += change.to_hf([part], config)
+            begin[self.axis] = end[self.axis]
+        return found
 
 
 @dataclass(frozen=True)

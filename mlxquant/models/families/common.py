@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .base import Rule, linear, rule
-from .changes import SAME, Change, RopePairs, Stack
+from .changes import SAME, Change, Joined, RopePairs, Stack
 from .settings import Count, Fixed, Real, Setting, Vocabulary
 from .sides import Header, Metadata, Settings
 
@@ -72,6 +72,16 @@ def attention(changes: tuple[Change, Change] = (SAME, SAME)) -> tuple[Rule, ...]
         *linear(f"{LAYER}.self_attn.k_proj", f"{BLOCK}.attn_k", k),
         *linear(f"{LAYER}.self_attn.v_proj", f"{BLOCK}.attn_v"),
         *linear(f"{LAYER}.self_attn.o_proj", f"{BLOCK}.attn_output"),
+        # Some files have the three in one.
+        *(
+            Rule(
+                tuple(f"{LAYER}.self_attn.{part}_proj.{last}" for part in "qkv"),
+                (f"{BLOCK}.attn_qkv.{last}",),
+                Joined((q, k, SAME), ("num_attention_heads", *["num_key_value_heads"] * 2)),
+                needed=False,
+            )
+            for last in ("weight", "bias")
+        ),
     )
 
 
@@ -115,12 +125,18 @@ def experts(
         )
         for name in names
     )
-    return stacked + tuple(
+    joined = Rule(
+        (stacked[0].hf[0], stacked[1].hf[0]),
+        (f"{BLOCK}.ffn_gate_up_exps.weight",),
+        Joined((SAME, SAME), axis=1),
+        needed=False,
+    )
+    return (*stacked, joined) + tuple(
         rule(
             f"{LAYER}.{block}.experts.{{e}}.{other}.weight",
             f"{BLOCK}.ffn_{name}_exps.weight",
             Stack(),
-            needed=needed,
+            needed=False,
             count=count,
         )
         for name, other in zip(names, apart, strict=True)

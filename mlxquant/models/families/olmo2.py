@@ -6,16 +6,16 @@ from .base import Family, rule
 from .common import BLOCK, ENDS, LAYER, ROPE_HALVES, SILU, FullAttention, attention, mlp, numbers
 from .qwen3 import HEAD_NORMS
 from .rope import Rope
-from .settings import Fixed, HeadSize, Tied
+from .settings import Fixed, HeadSize
 
 OLMO2 = Family(
     model_types=("olmo2",),
     architecture="olmo2",
     settings=(
         *numbers(context=4096),
-        HeadSize(),
+        HeadSize(key=False),
         Rope(),
-        Tied(True),
+        Fixed("tie_word_embeddings", False, missing=False),
         Fixed("attention_bias", False),
         Fixed("mlp_bias", False, quiet=True),
         FullAttention(windows=True),

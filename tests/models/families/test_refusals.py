@@ -52,6 +52,7 @@ def config_of(name: str, **changes: Any) -> dict[str, Any]:
             {"topk_method": "group_limited_greedy", "n_group": 2},
             "'topk_method' is \"group_limited_greedy\"",
         ),
+        ("olmo2", {"tie_word_embeddings": None}, "'tie_word_embeddings' is null"),
         ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.type"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlx_lm.utils import _get_classes
 
 from mlxquant.load.lazy import Node
 from mlxquant.models.families import FAMILIES, Family, family_of_config, family_of_metadata
+from mlxquant.models.families.changes import constant
 from mlxquant.models.families.sides import Settings
 
 #: what mlx-lm reads of a config and GGUF has no word for, since nothing depends on it
@@ -132,3 +134,24 @@ def test_a_few_rows_are_those_of_the_whole(tmp_path: Path) -> None:
         whole = node.flat(0, node.size)
         begin, end = node.size // 3, node.size // 3 + min(node.size // 2, 700)
         assert np.array_equal(node.flat(begin, end), whole[begin:end]), name
+
+
+@pytest.mark.parametrize("name", ["llama-biases", "qwen3_moe"])
+def test_files_with_matrices_in_one(tmp_path: Path, name: str) -> None:
+    """q, k and v in one matrix, gate and up of experts in another, as llama.cpp can write them."""
+    folder = make_case(tmp_path / "model", name)
+    config = json.loads((folder / "config.json").read_text())
+    family, nodes = family_of_config(config), model_nodes(folder)
+    apart = family.to_gguf(nodes, config)
+    joined: dict[str, Node] = {}
+    for key, node in apart.items():
+        into = re.sub(r"attn_[qkv](?=\.)", "attn_qkv", key)
+        into = re.sub(r"ffn_(gate|up)_exps", "ffn_gate_up_exps", into)
+        before = [values_of(joined[into])] if into in joined else []
+        axis = 1 if "gate_up" in into else 0
+        joined[into] = constant(np.concatenate([*before, values_of(node)], axis))
+    assert len(joined) < len(apart)
+    back = family.to_hf(joined, family.config(family.metadata(config), apart))
+    assert back.keys() == nodes.keys()
+    for key, node in back.items():
+        assert np.array_equal(values_of(node), values_of(nodes[key])), key
