@@ -17,7 +17,7 @@ export PYTHON
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: setup  ## quantize the bundled model to 4 bits and compare its replies
+demo: .venv-run  ## quantize the bundled model to 4 bits and compare its replies
 	@$(DEMO_CMD)
 
 test: setup  ## every test; the last lines name what could not be checked
@@ -32,7 +32,11 @@ format: setup  ## rewrite the sources as ruff formats them
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-setup:  ## the virtual environment, and mlxquant in it
+setup:  ## the virtual environment with mlxquant, its tests' tools and llama.cpp in it
+	@./.ci/setup dev
+
+.PHONY: .venv-run
+.venv-run:
 	@./.ci/setup
 
 clean:  ## delete the virtual environment and everything that was built
