@@ -9,9 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .floats import Bytes, Float32
 from .k_search import (
+    LARGEST,
+    STARTS,
     Half,
     Lanes,
     in_lanes,
@@ -70,6 +73,15 @@ class _State(NamedTuple):
         d, dmin = scaled(self.d, lanes.power), scaled(self.dmin, lanes.power)
         return d * self.scales, dmin * self.mins
 
+    def where(self, won: NDArray[np.bool], other: _State) -> _State:
+        """The other where it won [b]."""
+        return _State(
+            np.where(won, other.d, self.d),
+            np.where(won, other.dmin, self.dmin),
+            np.where(won, other.scales, self.scales),
+            np.where(won, other.mins, self.mins),
+        )
+
 
 def scales_and_mins(
     blocks: Float32, importance: Float32 | None, *, size: int, top: int, steps: int
@@ -89,16 +101,32 @@ def scales_and_mins(
 
 def _search(lanes: Lanes, top: int, steps: int) -> Mins:
     sign = _sign_of_mins(lanes.x, top)
-    state = _start(lanes, _fit_sub_blocks(lanes, sign, top), sign, steps)
-    for reach in (_FIRST_STEPS[top], 1):
-        state = _step(lanes, state, top, steps, reach)
-        state = _refit(lanes, state, top)
-    state = _step(lanes, state, top, steps, 1)
+    fit = _fit_sub_blocks(lanes, sign, top)
+    state, cost = _climb(lanes, _start(lanes, fit, sign, steps, STARTS[0]), top, steps)
+    for between in STARTS[1:]:
+        other, other_cost = _climb(lanes, _start(lanes, fit, sign, steps, between), top, steps)
+        won = other_cost < cost
+        cost = np.where(won, other_cost, cost)
+        state = state.where(won, other)
+    same = (lanes.x == lanes.x[0, 0]).all(axis=(0, 1))
+    if same.any():
+        size = np.abs(lanes.x[0, 0])
+        fits = (size > 0) & (size <= scaled(LARGEST, lanes.power))
+        state = state.where(same & fits, _constant(lanes))
     codes = _codes(lanes.x, *state.real(lanes), top)
     scales, mins = state.scales.astype(np.uint8), state.mins.astype(np.uint8)
     return Mins(
         in_order(codes.astype(np.uint8)), in_order(scales), in_order(mins), state.d, state.dmin
     )
+
+
+def _climb(lanes: Lanes, state: _State, top: int, steps: int) -> tuple[_State, Float32]:
+    """Steps 3 and 4; the state reached and its error [b]."""
+    for reach in (_FIRST_STEPS[top], 1):
+        state, _ = _step(lanes, state, top, steps, reach)
+        state = _refit(lanes, state, top)
+    state, cost = _step(lanes, state, top, steps, 1)
+    return state, over_sub_blocks(cost)
 
 
 def _codes(x: Float32, scale: Float32, low: Float32, top: int) -> Float32:
@@ -205,21 +233,26 @@ def _better(new: _Fit, old: _Fit) -> _Fit:
     return _Fit(*(np.where(won, a, b) for a, b in zip(new, old, strict=True)))
 
 
-def _start(lanes: Lanes, fit: _Fit, sign: Float32, steps: int) -> _State:
+def _start(
+    lanes: Lanes, fit: _Fit, sign: Float32, steps: int, between: tuple[float, float]
+) -> _State:
     """Step 2."""
     limit = np.float32(steps)
-    d = shared_scale(fit.scale, fit.spread, 0, steps, lanes.power)
+    d = shared_scale(fit.scale, fit.spread, 0, steps, lanes.power, between)
     real = scaled(d, lanes.power)
     scales = np.minimum(np.rint(fit.scale * inverse(real)), limit)
     # the min that fits the rounded scale
     low = np.maximum(sign * (fit.low + (real * scales - fit.scale) * fit.mean), _ZERO)
-    dmin = shared_scale(low, lanes.total, 0, steps, lanes.power)
+    dmin = shared_scale(low, lanes.total, 0, steps, lanes.power, (0.66, 1.04))
     mins = np.minimum(np.rint(low * inverse(scaled(dmin, lanes.power))), limit)
     return _State(d, np.where(sign > 0, dmin, -dmin), scales, mins)
 
 
-def _step(lanes: Lanes, state: _State, top: int, steps: int, reach: int) -> _State:
-    """Step 3. A larger scale comes with the larger min that keeps the middle code in its place."""
+def _step(lanes: Lanes, state: _State, top: int, steps: int, reach: int) -> tuple[_State, Float32]:
+    """Step 3, and the error [J, b].
+
+    A larger scale comes with the larger min that keeps the middle code in its place.
+    """
     d, dmin = scaled(state.d, lanes.power), scaled(state.dmin, lanes.power)
     along = d * inverse(dmin) * np.float32(top / 2)
     scales, mins, least = state.scales, state.mins, np.full_like(state.scales, np.inf)
@@ -233,7 +266,7 @@ def _step(lanes: Lanes, state: _State, top: int, steps: int, reach: int) -> _Sta
             won = cost < least
             least = np.where(won, cost, least)
             scales, mins = np.where(won, scale, scales), np.where(won, low, mins)
-    return state._replace(scales=scales, mins=mins)
+    return state._replace(scales=scales, mins=mins), least
 
 
 def _refit(lanes: Lanes, state: _State, top: int) -> _State:
@@ -265,3 +298,16 @@ def _refit(lanes: Lanes, state: _State, top: int) -> _State:
             least = np.where(won, cost, least)
             best_d, best_dmin = np.where(won, near_d, best_d), np.where(won, near_dmin, best_dmin)
     return state._replace(d=best_d, dmin=best_dmin)
+
+
+def _constant(lanes: Lanes) -> _State:
+    """For super-blocks of one weight over and over: the one of d and dmin that has its sign is that
+    weight, and the other what rounding it to float16 left. Every scale and min is 1."""
+    weight, power = lanes.x[0, 0], lanes.power
+    first = nearest_half(np.abs(weight), power)
+    # d is not to be negative
+    low = (weight < 0) & (scaled(first, power) < -weight)
+    first = np.where(low, neighbours(first)[2], first)
+    left = nearest_half(scaled(first, power) - np.abs(weight), power)
+    one = np.ones_like(lanes.total)
+    return _State(np.where(weight > 0, first, left), np.where(weight > 0, left, first), one, one)

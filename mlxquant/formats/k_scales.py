@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .floats import Float32
 from .k_search import (
+    STARTS,
     Half,
     Lanes,
     in_lanes,
@@ -26,6 +27,12 @@ from .k_search import (
 )
 
 __all__ = ["Scales", "signed_scales"]
+
+#: the lowest code, negated → how many steps of scale, up and down, step 3 tries at first: many,
+#: where codes are few, since the error then has many minima along the scale
+_FIRST_STEPS = {4: 12, 32: 2}
+#: … → the ranges of step 2
+_STARTS = {4: ((0.64, 1.04),), 32: STARTS}
 
 
 class Scales(NamedTuple):
@@ -63,15 +70,33 @@ def signed_scales(
 
 def _search(lanes: Lanes, half: int, steps: int) -> Scales:
     fit = _fit_sub_blocks(lanes, half)
-    d = shared_scale(fit.scale, fit.square, -steps, steps - 1, lanes.power)
-    scales = np.rint(fit.scale * inverse(scaled(d, lanes.power)))
-    np.clip(scales, np.float32(-steps), np.float32(steps - 1), out=scales)
-    for _ in range(2):
-        scales = _step(lanes, d, scales, half, steps)
-        d = _refit(lanes, d, scales, half)
-    scales = _step(lanes, d, scales, half, steps)
+    first, *others = _STARTS[half]
+    d, scales, cost = _climb(lanes, fit, half, steps, first)
+    for between in others:
+        other_d, other_scales, other_cost = _climb(lanes, fit, half, steps, between)
+        won = other_cost < cost
+        cost = np.where(won, other_cost, cost)
+        d, scales = np.where(won, other_d, d), np.where(won, other_scales, scales)
+    same = (lanes.x == lanes.x[0, 0]).all(axis=(0, 1))
+    if same.any():
+        exact_d, exact_scales = _constant(lanes, half, steps)
+        d, scales = np.where(same, exact_d, d), np.where(same, exact_scales, scales)
     codes = _codes(lanes.x, inverse(scaled(d, lanes.power) * scales), half)
     return Scales(in_order(codes.astype(np.int8)), in_order(scales.astype(np.int8)), d)
+
+
+def _climb(
+    lanes: Lanes, fit: _Fit, half: int, steps: int, between: tuple[float, float]
+) -> tuple[Half, Float32, Float32]:
+    """Steps 2 to 4: d [b], scales [J, b] and the error [b]."""
+    d = shared_scale(fit.scale, fit.square, -steps, steps - 1, lanes.power, between)
+    scales = np.rint(fit.scale * inverse(scaled(d, lanes.power)))
+    np.clip(scales, np.float32(-steps), np.float32(steps - 1), out=scales)
+    for reach in (_FIRST_STEPS[half], 2):
+        scales, _ = _step(lanes, d, scales, half, steps, reach)
+        d = _refit(lanes, d, scales, half)
+    scales, cost = _step(lanes, d, scales, half, steps, 2)
+    return d, scales, over_sub_blocks(cost)
 
 
 def _codes(x: Float32, inverse_scale: Float32, half: int) -> Float32:
@@ -86,7 +111,7 @@ def _codes(x: Float32, inverse_scale: Float32, half: int) -> Float32:
 def _levels(half: int) -> list[float]:
     """The real code of a sub-block's largest weight, before rounding and limits, in each try."""
     if half == 4:
-        return [*(-5 + 0.2 * i for i in range(13)), *(2.3 + 0.2 * i for i in range(10))]
+        return [*(-5.4 + 0.1 * i for i in range(31)), *(2.2 + 0.1 * i for i in range(23))]
     return [*(-33.6 + 0.1 * i for i in range(45)), 30.4, 30.8, 31.2]
 
 
@@ -118,11 +143,13 @@ def _better(new: _Fit, old: _Fit) -> _Fit:
     return _Fit(*(np.where(won, a, b) for a, b in zip(new, old, strict=True)))
 
 
-def _step(lanes: Lanes, d: Half, scales: Float32, half: int, steps: int) -> Float32:
-    """Step 3."""
+def _step(
+    lanes: Lanes, d: Half, scales: Float32, half: int, steps: int, reach: int
+) -> tuple[Float32, Float32]:
+    """Step 3: scales and the error, [J, b]."""
     real = scaled(d, lanes.power)
     best, least = scales, np.full_like(scales, np.inf)
-    for up in (0, -1, 1, -2, 2):
+    for up in sorted(range(-reach, reach + 1), key=abs):
         near = np.clip(scales + np.float32(up), np.float32(-steps), np.float32(steps - 1))
         scale = real * near
         left = _codes(lanes.x, inverse(scale), half)
@@ -134,7 +161,7 @@ def _step(lanes: Lanes, d: Half, scales: Float32, half: int, steps: int) -> Floa
         cost = over_weights(left)
         won = cost < least
         least, best = np.where(won, cost, least), np.where(won, near, best)
-    return best
+    return best, least
 
 
 def _refit(lanes: Lanes, d: Half, scales: Float32, half: int) -> Half:
@@ -154,3 +181,16 @@ def _refit(lanes: Lanes, d: Half, scales: Float32, half: int) -> Half:
         won = cost < least
         least, best = np.where(won, cost, least), np.where(won, near, best)
     return best
+
+
+def _constant(lanes: Lanes, half: int, steps: int) -> tuple[Half, Float32]:
+    """For super-blocks of one weight over and over: of all products of scale and code the one by
+    which the weight comes nearest to a float16; that d [b], and the scale [1, b]."""
+    weight = lanes.x[0, 0].astype(np.float64)
+    scale, code = np.mgrid[1 : steps + 1, 1 : half + 1].reshape(2, -1)
+    product, at = np.unique(scale * code, return_index=True)
+    halves = nearest_half(weight / product[:, None], lanes.power)
+    off = np.abs(scaled(halves, lanes.power) * product[:, None] - weight)
+    best = off.argmin(axis=0)
+    d: Half = np.take_along_axis(halves, best[None], axis=0)[0]
+    return d, -scale[at[best]][None].astype(np.float32)

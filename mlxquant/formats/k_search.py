@@ -10,11 +10,11 @@ scale and a min a sub-block) and one or two float16 (d, dmin). In turn:
        scale and min to the codes by least squares, keep the best
     2  d among values that bring the largest scale near its limit: the one at which all scales,
        rounded, cost least by the parabola through step 1's optimum; then dmin likewise, for the
-       mins that fit the rounded scales
+       mins that fit the rounded scales; all this twice, with d in two ranges
     3  every sub-block alone: its scale and min a few steps up or down, codes rounded anew; keep
        the best
     4  d and dmin by least squares for those integers, on the best of the neighbouring float16
-    5  3 and 4 again; codes rounded last
+    5  3 and 4 again; of the two starts the better; codes rounded last
 
 Steps 3 and 4 cannot raise the error but by float32's rounding. Arrays of weights are [G, J, b],
 b super-blocks: sums run over the first axes, in order, so that a block's bytes do not depend on its
@@ -39,6 +39,8 @@ from .floats import Float32
 
 __all__ = [
     "Half",
+    "LARGEST",
+    "STARTS",
     "Lanes",
     "in_lanes",
     "in_order",
@@ -57,8 +59,11 @@ Int32 = NDArray[np.int32]
 #: super-blocks searched at a time: few enough for the caches, many enough for NumPy
 _PIECE = 512
 
+#: the ranges of step 2: where the largest scale comes to lie, as parts of its limit
+STARTS = ((0.84, 1.04), (0.64, 0.84))
+
 #: the extremes of float16
-_LARGEST, _SMALLEST = np.float16(65504), np.float16(2.0**-24)
+LARGEST, _SMALLEST = np.float16(65504), np.float16(2.0**-24)
 
 
 class Lanes(NamedTuple):
@@ -136,31 +141,41 @@ def nearest_half(values: Array, power: Int32) -> Half:
     """The float16 nearest to values · 2^power, kept finite; [..., b]."""
     with np.errstate(over="ignore", under="ignore"):
         halves = np.ldexp(values.astype(np.float64), power).astype(np.float16)
-    return np.clip(halves, -_LARGEST, _LARGEST)
+    return np.clip(halves, -LARGEST, LARGEST)
 
 
-def scaled(halves: Half, power: Int32) -> Float32:
+def scaled(halves: Half | np.float16, power: Int32) -> Float32:
     """What a float16 is among weights scaled by 2^-power; [..., b]."""
     with np.errstate(under="ignore"):
-        values: Float32 = np.ldexp(halves.astype(np.float32), -power)
+        values: Float32 = np.ldexp(np.float32(halves), -power)
     return values
 
 
 def neighbours(halves: Half) -> tuple[Half, Half, Half]:
     """Each number, the float16 below and the one above, all finite."""
-    return halves, np.nextafter(halves, -_LARGEST), np.nextafter(halves, _LARGEST)
+    return halves, np.nextafter(halves, -LARGEST), np.nextafter(halves, LARGEST)
 
 
-def shared_scale(values: Float32, weight: Float32, lowest: int, highest: int, power: Int32) -> Half:
+def shared_scale(
+    values: Float32,
+    weight: Float32,
+    lowest: int,
+    highest: int,
+    power: Int32,
+    between: tuple[float, float],
+) -> Half:
     """Step 2: the float16 d [b] that brings d · (lowest … highest) nearest to values [J, b].
 
     Args:
         weight: float32 [J, b], what a squared unit of deviation costs.
         lowest: 0 for values ≥ 0, which makes d ≥ 0; or -highest - 1.
+        between: where the largest value may come to lie, as parts of `highest`.
     """
     low, high = values.min(axis=0), values.max(axis=0)
     edge = np.where(-low > high, low, high)
-    tries = np.linspace(highest * 1.03, highest * 0.66, 40)
+    # whole numbers among them, since they can hold the largest value exactly
+    apart = 1 if highest > 31 else 0.5 if highest > 15 else 0.25
+    tries = np.arange(math.floor(between[1] * highest), between[0] * highest, -apart)
     if lowest:
         tries = np.concatenate((-tries, tries))
     wanted = edge / tries[:, None]

@@ -1,6 +1,6 @@
-"""What every K-quant must do; each one's test file inherits these.
+"""What every K-quant must do beyond ggml_checks; each one's test file inherits these.
 
-The oracles are ggml itself (interop.ggml), the gguf package's decoders, and frozen bytes:
+The oracles are ggml itself, the gguf package's decoders, and bytes frozen here:
 
     golden_k/<format>.npz    wire, decoded: random blocks, and what ggml reads in them
                              rows, importance, plain, weighted: what `encode` makes of rows
@@ -18,29 +18,19 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pytest
-from formats.golden import same_bits
+from formats.ggml_checks import Blocks, Searches, WeighsImportance, errs_no_more
+from formats.ggml_golden import check, error, ggml_format, random_blocks, same_floats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interop import ggml
 from support import unchecked
 
-from mlxquant import formats
 from mlxquant.assets import BUNDLED_MODEL
-from mlxquant.errors import RequestError
 from mlxquant.files.safetensors import read_header
-from mlxquant.formats import NonFiniteError
 from mlxquant.formats.floats import bf16_to_f32
-from mlxquant.formats.ggml_format import GgmlFormat
 
 FOLDER = Path(__file__).parent / "golden_k"
 NAMES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K")
-
-
-def random_blocks(fmt: GgmlFormat, count: int, seed: int = 3) -> np.ndarray:
-    """uint8 [count, block_bytes], any bytes: NaN and infinite scales among them."""
-    random = np.random.default_rng(seed)
-    return random.integers(0, 256, (count, fmt.block_bytes), dtype=np.uint8)
 
 
 def model_rows(most: int) -> dict[str, np.ndarray]:
@@ -56,9 +46,9 @@ def model_rows(most: int) -> dict[str, np.ndarray]:
 
 @cache
 def random_rows() -> dict[str, np.ndarray]:
-    """Rows of many kinds, float32 [6, 512]."""
+    """Rows of many kinds, float32 [16, 512]."""
     random = np.random.default_rng(5)
-    shape = (6, 512)
+    shape = (16, 512)
     normal = random.standard_normal(shape)
     outlier = np.arange(512) % 256 == 77
     table = {
@@ -77,7 +67,7 @@ def random_rows() -> dict[str, np.ndarray]:
         "two values": np.where(normal > 0, 1.0, -1.0),
         "whole numbers": np.rint(normal * 2),
         "sub-blocks of every size": normal
-        * np.exp2(np.repeat(random.integers(-12, 4, (6, 32)), 16, axis=1)),
+        * np.exp2(np.repeat(random.integers(-12, 4, (16, 32)), 16, axis=1)),
     }
     return {name: rows.astype(np.float32) for name, rows in table.items()}
 
@@ -113,12 +103,6 @@ def importances(k: int) -> dict[str, np.ndarray | None]:
     }
 
 
-def error(rows: np.ndarray, decoded: np.ndarray, importance: np.ndarray | None) -> float:
-    """Σ importance · (row - decoded)², in float64."""
-    gap = rows.astype(np.float64) - decoded
-    return float((gap * gap * (1 if importance is None else importance)).sum())
-
-
 @st.composite
 def drawn_rows(draw: st.DrawFn) -> np.ndarray:
     """Ordinary weights of a drawn size and offset, float32 [2, 512]."""
@@ -129,47 +113,17 @@ def drawn_rows(draw: st.DrawFn) -> np.ndarray:
     return (random.standard_t(tails, (2, 512)) * size + offset).astype(np.float32)
 
 
-class KQuantTests:
+class KQuantTests(Blocks):
     """The tests of one format; its test file's class names the format and inherits them."""
 
-    name: ClassVar[str]
-
-    @property
-    def fmt(self) -> GgmlFormat:
-        """The format tested."""
-        found = formats.get(self.name)
-        assert isinstance(found, GgmlFormat)
-        return found
-
-    def test_is_ggml_s_type(self) -> None:
-        """Number, name, block size and bytes are ggml's."""
-        fmt = self.fmt
-        assert ggml.type_name(fmt.ggml_type).lower() == fmt.name.lower()
-        assert ggml.block_size(fmt.ggml_type) == fmt.block_size == 256
-        assert ggml.block_bytes(fmt.ggml_type) == fmt.block_bytes
-
-    def test_decodes_like_ggml(self) -> None:
-        """Any bytes, and our encoding of all kinds of rows: bit for bit."""
-        fmt = self.fmt
-        rows = np.concatenate([*random_rows().values(), *edges().values()])
-        for what, wire in (
-            ("random bytes", random_blocks(fmt, 512)),
-            ("ours", fmt.encode(rows)[0]),
-        ):
-            with warnings.catch_warnings(action="error"):
-                ours = fmt.decode((wire,))
-            theirs = ggml.to_float(fmt.ggml_type, wire.tobytes(), ours.size)
-            same_bits(ours, theirs.reshape(ours.shape), f"{fmt.name} {what}")
-
-    def test_matches_golden_bytes(self) -> None:
+    def test_matches_frozen_bytes(self) -> None:
         """Decodes and encodes the frozen blocks and rows as ever."""
         fmt = self.fmt
         with np.load(FOLDER / f"{fmt.name}.npz") as frozen:
-            same_bits(fmt.decode((frozen["wire"],)), frozen["decoded"], f"{fmt.name} decoded")
+            same_floats(fmt.decode((frozen["wire"],)), frozen["decoded"], f"{fmt.name} decoded")
             rows, importance = frozen["rows"], frozen["importance"]
-            same_bits(fmt.encode(rows)[0], frozen["plain"], f"{fmt.name} encoded")
-            weighted = fmt.encode(rows, importance)[0]
-            same_bits(weighted, frozen["weighted"], f"{fmt.name} encoded by importance")
+            np.testing.assert_array_equal(fmt.encode(rows)[0], frozen["plain"])
+            np.testing.assert_array_equal(fmt.encode(rows, importance)[0], frozen["weighted"])
 
     def test_survives_edges(self) -> None:
         """Encodes without a warning to something finite, no worse than zeros would be; a block's
@@ -193,32 +147,13 @@ class KQuantTests:
                     for half in (slice(0, 256), slice(256, 512))
                 ]
                 alone = np.concatenate(pieces).reshape(wire.shape)
-                same_bits(alone, wire, f"{fmt.name}, {name}, block by block")
-            same_bits(rows, before, "encode changed its input:")
+                np.testing.assert_array_equal(alone, wire, f"{fmt.name}, {name}")
+            same_floats(rows, before, f"{fmt.name}, {name}: encode changed its input")
             if "zeros" in name:
                 assert not decoded.any(), f"{fmt.name}, {name}"
 
-    def test_no_rows_and_empty_rows(self) -> None:
-        """Nothing in, nothing out."""
-        for shape in ((0, 256), (3, 0)):
-            wire = self.fmt.encode(np.zeros(shape, np.float32))
-            assert wire[0].size == 0
-            assert self.fmt.decode(wire).shape == shape
 
-    def test_refuses_what_it_cannot_hold(self) -> None:
-        """Rows that are no multiple of 256, NaN, and wire bytes of half a block."""
-        fmt = self.fmt
-        with pytest.raises(RequestError, match=f"128 weights a row are no multiple of {fmt.name}"):
-            fmt.encode(np.zeros((1, 128), np.float32))
-        rows = np.zeros((2, 256), np.float32)
-        rows[1, 3] = np.nan
-        with pytest.raises(NonFiniteError, match="row 1, column 3"):
-            fmt.encode(rows)
-        with pytest.raises(RequestError, match=f"whole blocks of {fmt.block_bytes} bytes"):
-            fmt.decode((np.zeros((1, fmt.block_bytes - 1), np.uint8),))
-
-
-class SearchedTests(KQuantTests):
+class SearchedTests(KQuantTests, Searches, WeighsImportance):
     """Those whose encoder searches.
 
     top: the largest code less the smallest; size: weights of a sub-block.
@@ -227,6 +162,9 @@ class SearchedTests(KQuantTests):
     top: ClassVar[int]
     size: ClassVar[int]
 
+    def test_errs_no_more_than_ggml_s_frozen_bytes(self) -> None:
+        check(self.name)
+
     def test_decodes_like_gguf(self) -> None:
         """The gguf package's own decoder agrees, NaN aside."""
         fmt = self.fmt
@@ -234,56 +172,51 @@ class SearchedTests(KQuantTests):
             import gguf
         except ImportError:
             unchecked("gguf", "K-quants against the gguf package's decoders")
-        wire = random_blocks(fmt, 128)
+        wire = random_blocks(fmt, 512, seed=4)
         with np.errstate(all="ignore"):
             theirs = gguf.quants.dequantize(wire, gguf.GGMLQuantizationType(fmt.ggml_type))
-        same_bits(fmt.decode((wire,)), theirs.astype(np.float32), f"{fmt.name} by gguf")
+        same_floats(fmt.decode((wire,)), theirs.astype(np.float32), f"{fmt.name} by gguf")
 
-    def test_decodes_ggml_s_encoding_like_ggml(self) -> None:
-        """Real encodes: of the model's rows and of random ones."""
-        fmt = self.fmt
-        for name, rows in (model_rows(2) | random_rows()).items():
-            wire = ggml.quantize_chunk(fmt.ggml_type, rows)
-            ours = fmt.decode((wire,))
-            theirs = ggml.to_float(fmt.ggml_type, wire.tobytes(), ours.size)
-            same_bits(ours, theirs.reshape(ours.shape), f"{fmt.name} {name}")
-
-    def test_encodes_as_well_as_ggml(self) -> None:
-        """The weighted squared error is at most ggml's on every sample, importance or not."""
-        fmt = self.fmt
+    def test_errs_no_more_than_ggml_on_every_matrix_and_kind_of_row(self) -> None:
         for name, rows in (model_rows(8) | random_rows()).items():
             for how, importance in importances(rows.shape[1]).items():
-                (wire,) = fmt.encode(rows, importance)
-                ours = error(rows, fmt.decode((wire,)), importance)
-                theirs_wire = ggml.quantize_chunk(fmt.ggml_type, rows, importance)
-                theirs = error(rows, fmt.decode((theirs_wire,)), importance)
-                assert ours <= theirs, f"{fmt.name}, {name}, {how}: {ours:.6g}, ggml {theirs:.6g}"
+                errs_no_more(self.fmt, rows, importance, f"{name}, {how}")
 
-    @settings(max_examples=20, deadline=None)
-    @given(rows=drawn_rows())
-    def test_what_it_holds_comes_back(self, rows: np.ndarray) -> None:
+    def test_what_it_holds_comes_back(self) -> None:
         """Decoded weights, encoded again, are off by less than they were at first."""
         fmt = self.fmt
-        once = fmt.decode(fmt.encode(rows))
-        twice = fmt.decode(fmt.encode(once))
-        assert error(once, twice, None) <= error(rows, once, None)
 
-    @settings(max_examples=20, deadline=None)
-    @given(rows=drawn_rows())
-    def test_every_code_is_the_nearest(self, rows: np.ndarray) -> None:
+        @settings(max_examples=20, deadline=None)
+        @given(rows=drawn_rows())
+        def comes_back(rows: np.ndarray) -> None:
+            once = fmt.decode(fmt.encode(rows))
+            twice = fmt.decode(fmt.encode(once))
+            assert error(once, twice, None) <= error(rows, once, None)
+
+        comes_back()
+
+    def test_every_code_is_the_nearest(self) -> None:
         """Within a sub-block's range a weight is at most half a step off; beyond it, it has the
         level at the end. Steps are read off the decoded levels themselves."""
-        fmt = self.fmt
-        (wire,) = fmt.encode(rows)
+
+        @settings(max_examples=20, deadline=None)
+        @given(rows=drawn_rows())
+        def nearest(rows: np.ndarray) -> None:
+            self.is_nearest(rows)
+
+        nearest()
+
+    def is_nearest(self, rows: np.ndarray) -> None:
+        """What the test above says, of some rows."""
+        (wire,) = self.fmt.encode(rows)
         low, high, step = self.levels(wire)
         x = rows.reshape(-1, 256 // self.size, self.size).astype(np.float64)
-        decoded = fmt.decode((wire,)).reshape(x.shape).astype(np.float64)
-        nearest = np.clip(x, low, high)
-        limit = step / 2 + np.abs(x) * 2e-6 + np.abs(decoded) * 2e-6
-        excess = np.abs(decoded - nearest) - limit
+        decoded = self.fmt.decode((wire,)).reshape(x.shape).astype(np.float64)
+        limit = step / 2 + (np.abs(x) + np.abs(decoded)) * 2e-6
+        excess = np.abs(decoded - np.clip(x, low, high)) - limit
         at = np.unravel_index(int(excess.argmax()), excess.shape)
         assert excess[at] <= 0, (
-            f"{fmt.name}: block {at[0]}, sub-block {at[1]}: {x[at]} comes back {decoded[at]}, "
+            f"{self.fmt.name}: block {at[0]}, sub-block {at[1]}: {x[at]} comes back {decoded[at]}, "
             f"{limit[at]} allowed; the sub-block: {x[at[0], at[1]].tolist()}"
         )
 
@@ -314,10 +247,9 @@ def regenerate() -> None:
     rows = np.concatenate([random_rows()["normal"][:2], random_rows()["heavy tails"][:2]])
     importance = (random.random(512) + 0.01).astype(np.float32)
     for name in NAMES:
-        fmt = formats.get(name)
-        assert isinstance(fmt, GgmlFormat)
-        wire = random_blocks(fmt, 4, seed=22)
-        decoded = ggml.to_float(fmt.ggml_type, wire.tobytes(), 4 * 256).reshape(4, 256)
+        fmt = ggml_format(name)
+        wire = random_blocks(fmt, 16, seed=22)
+        decoded = ggml.to_float(fmt.ggml_type, wire.tobytes(), 16 * 256).reshape(4, 1024)
         plain, weighted = fmt.encode(rows)[0], fmt.encode(rows, importance)[0]
         np.savez_compressed(
             FOLDER / f"{name}.npz",

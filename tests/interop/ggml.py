@@ -18,7 +18,15 @@ from pathlib import Path
 import numpy as np
 from support import unchecked
 
-__all__ = ["available", "block_bytes", "block_size", "quantize_chunk", "to_float", "type_name"]
+__all__ = [
+    "available",
+    "block_bytes",
+    "block_size",
+    "quantize_chunk",
+    "quantize_reference",
+    "to_float",
+    "type_name",
+]
 
 _TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
@@ -109,7 +117,7 @@ def block_bytes(type_number: int) -> int:
 
 
 def to_float(type_number: int, wire: bytes | np.ndarray, k: int) -> np.ndarray:
-    """Decode whole blocks with ggml's own `to_float`.
+    """Decode whole blocks with ggml's own `to_float`; Q8_K, which has none, by its function.
 
     Args:
         wire: the bytes of k weights.
@@ -122,10 +130,30 @@ def to_float(type_number: int, wire: bytes | np.ndarray, k: int) -> np.ndarray:
     assert size and k % size == 0, f"{k} weights, blocks of {size}"
     assert source.size == k // size * nbytes, f"{source.size} bytes for {k} weights"
     address = _traits(type_number).to_float
-    assert address, f"ggml has no to_float for {type_name(type_number)}"
+    named = f"dequantize_row_{type_name(type_number)}"
+    assert address or hasattr(_base(), named), f"ggml has neither to_float nor {named}"
+    decode = _TO_FLOAT(address) if address else _TO_FLOAT((named, _base()))
     out = np.empty(k, np.float32)
     if k:
-        _TO_FLOAT(address)(source.ctypes.data, out.ctypes.data, k)
+        decode(source.ctypes.data, out.ctypes.data, k)
+    return out
+
+
+def quantize_reference(type_number: int, rows: np.ndarray) -> np.ndarray:
+    """Encode rows with `quantize_row_…_ref`, for a type that quantize_chunk does not know: Q8_K.
+
+    Args:
+        rows: float32 [n, k], k a multiple of the block size.
+
+    Returns: uint8 [n, k / block_size * block_bytes].
+    """
+    size, nbytes = block_size(type_number), block_bytes(type_number)
+    n, k = rows.shape
+    assert rows.dtype == np.float32 and k % size == 0, f"{rows.dtype} {rows.shape}"
+    source = np.ascontiguousarray(rows)
+    out = np.zeros((n, k // size * nbytes), np.uint8)
+    encode = _TO_FLOAT((f"quantize_row_{type_name(type_number)}_ref", _base()))
+    encode(source.ctypes.data, out.ctypes.data, n * k)
     return out
 
 
