@@ -32,11 +32,12 @@ __all__ = ["Found", "Shape", "Target", "fit"]
 #: of groups by points, compared at a time: 1 MB of float32
 _TILE = 1 << 18
 
-#: scales that step 1 tries, by G, in units of (root mean square of the values) / (root mean square
-#: of all coordinates): more of them where there are more levels
+#: scales that step 1 tries, by the number of levels, in units of (root mean square of the values) /
+#: (root mean square of all coordinates): more of them where there are more levels
 _TRIALS = {
-    4: tuple(0.4 * 1.13**i for i in range(16)),
-    8: (0.45, 0.65, 0.85, 1.05, 1.3, 1.7, 2.5),
+    8: tuple(0.4 * 1.13**i for i in range(16)),
+    6: (0.65, 0.95, 1.4, 2.1),
+    3: (0.45, 0.65, 0.85, 1.05, 1.3, 1.7, 2.5),
 }
 
 #: scales d that step 2 tries, in units of (largest scale) / (largest step)
@@ -194,7 +195,7 @@ class _Search:
         size = self._mean_square() / np.float32(np.square(self.points).mean())
         size = np.sqrt(size, out=size)
         best = self.nearest(top)
-        for trial in _TRIALS[self.size]:
+        for trial in _TRIALS[len(np.unique(self.points))]:
             other = self.nearest(size * np.float32(trial))
             better = _below(other.cost(other.scale()), best.cost(best.scale()))
             best = best.where(better, other)
