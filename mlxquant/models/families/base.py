@@ -106,6 +106,24 @@ class Rule:
     needed: bool = True
     count: str = ""
 
+    def of_layer(self, n: int) -> Rule:
+        """The rule with the layer written out."""
+        hf, gguf = (
+            tuple(name.replace("{n}", str(n)) for name in names) for names in (self.hf, self.gguf)
+        )
+        return Rule(hf, gguf, self.change, self.needed, self.count)
+
+    def first(self) -> str:
+        """The first of the model's names."""
+        return self.hf[0].replace("{e}", "0")
+
+    def names(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """The model's names, every expert's or head's written out."""
+        if not self.count:
+            return self.hf
+        several = range(Settings(config).count(self.count))
+        return tuple(name.replace("{e}", str(e)) for name in self.hf for e in several)
+
 
 def rule(
     hf: str, gguf: str, change: Change = SAME, *, needed: bool = True, count: str = ""
@@ -205,6 +223,7 @@ class Family:
             ModelError: a tensor that is missing, or that no rule names.
         """
         settings = Settings(config)
+        _check_layers(settings, len(nodes))
         rest = {_unwrapped(name): node for name, node in nodes.items()}
         tied = [each.default for each in self.settings if isinstance(each, Tied)]
         if tied and settings.get("tie_word_embeddings", tied[0]):
@@ -212,10 +231,10 @@ class Family:
         found: dict[str, Node] = {}
         done: set[str] = set()
         for each in self._expanded(settings.values):
-            inputs = _take(rest, each.hf)
-            if inputs is None:
+            if each.first() not in rest:
                 continue
-            outputs = _changed(each.hf[0], each.change.to_gguf, inputs, settings.values)
+            inputs = _take(rest, each.names(settings.values))
+            outputs = _changed(each.first(), each.change.to_gguf, inputs, settings.values)
             for name, node in zip(each.gguf, outputs, strict=True):
                 found[name] = as_float32(node) if _is_float32(name, node) else node
             done.update(each.hf, each.gguf)
@@ -235,16 +254,20 @@ class Family:
             ModelError: a tensor that is missing, or that no rule names.
         """
         rest = dict(nodes)
+        _check_layers(Settings(config), len(nodes))
         for name in self._factors(Settings(config)):
             rest.pop(name, None)
         found: dict[str, Node] = {}
         done: set[str] = set()
         for each in self._expanded(config):
-            inputs = _take(rest, each.gguf)
-            if inputs is None:
+            if each.gguf[0] not in rest:
                 continue
+            inputs = _take(rest, each.gguf)
             outputs = _changed(each.gguf[0], each.change.to_hf, inputs, config)
-            found.update(zip(each.hf, outputs, strict=True))
+            if each.count and len(outputs) != Settings(config).count(each.count):
+                expected = f"{config[each.count]} expected ({each.count})"
+                raise ModelError(f"tensor {quote(each.gguf[0])}: {len(outputs)} parts, {expected}")
+            found.update(zip(each.names(config), outputs, strict=True))
             done.update(each.hf, each.gguf)
         self._check_complete(config, done, list(rest), gguf=False)
         return found
@@ -265,27 +288,11 @@ class Family:
         }
 
     def _expanded(self, config: Mapping[str, Any]) -> Iterator[Rule]:
-        """The rules with their layers and experts written out."""
-        layers = Settings(config).count("num_hidden_layers")
-        whole = [each for each in self.rules if "{n}" not in each.hf[0]]
-        for each in whole:
-            yield each
-        for n in range(layers):
-            for each in self.rules:
-                if "{n}" not in each.hf[0]:
-                    continue
-                hf = each.hf
-                if each.count:
-                    several = range(Settings(config).count(each.count))
-                    hf = tuple(name.replace("{e}", str(e)) for name in hf for e in several)
-                    if not hf:
-                        continue
-                yield Rule(
-                    tuple(name.replace("{n}", str(n)) for name in hf),
-                    tuple(name.replace("{n}", str(n)) for name in each.gguf),
-                    each.change,
-                    each.needed,
-                )
+        """The rules with their layers written out, those of no layer first."""
+        in_layers = [each for each in self.rules if "{n}" in each.hf[0]]
+        yield from (each for each in self.rules if "{n}" not in each.hf[0])
+        for n in range(Settings(config).count("num_hidden_layers")):
+            yield from (each.of_layer(n) for each in in_layers)
 
     def _check_derived(self, header: Header, config: dict[str, Any]) -> None:
         settings = Settings(config)
@@ -314,14 +321,19 @@ class Family:
                 raise ModelError(f"tensor {quote(missing)} is missing")
 
 
-def _take(rest: dict[str, Node], names: tuple[str, ...]) -> list[Node] | None:
-    """The nodes of these names, taken out; None where there are none of them.
+def _check_layers(config: Settings, tensors: int) -> None:
+    """Refuse more layers than there are tensors, before a name is made for each."""
+    layers = config.count("num_hidden_layers")
+    if layers > tensors:
+        raise config.refuse("num_hidden_layers", layers, f"the model has {tensors} tensors")
+
+
+def _take(rest: dict[str, Node], names: tuple[str, ...]) -> list[Node]:
+    """The nodes of these names, taken out.
 
     Raises:
-        ModelError: some are there and some are not.
+        ModelError: one is missing.
     """
-    if not names or names[0] not in rest:
-        return None
     for name in names:
         if name not in rest:
             raise ModelError(f"tensor {quote(name)} is missing beside {quote(names[0])}")

@@ -207,6 +207,8 @@ class HeadSize(Setting):
         if not self.key and size != usual:
             raise header.refuse("attention.key_length", size, f"{usual} expected")
         turning = header.count("rope.dimension_count", size, least=1)
+        if turning > size:
+            raise header.refuse("rope.dimension_count", turning, f"{size} at most")
         found: dict[str, Any] = {"head_dim": size} if self.key else {}
         if self.partial is not None:
             found["partial_rotary_factor"] = turning / size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,18 @@ def test_metadata_that_is_implausible(exported: Any, key: str, value: Any, said:
         del changed[f"llama.{key}"]
     with pytest.raises(ModelError, match=f"'llama.{key}'.*{said}"):
         family.config(changed, tensors)
+
+
+def test_a_count_that_the_tensors_deny(tmp_path: Path) -> None:
+    """No list of a count's length is made before it is held against a tensor's shape."""
+    folder = make_case(tmp_path / "model", "stablelm-parallel")
+    config = json.loads((folder / "config.json").read_text())
+    family = family_of_config(config)
+    tensors = family.to_gguf(model_nodes(folder), config)
+    with pytest.raises(ModelError, match="'num_hidden_layers' is 1000000000: the model has"):
+        family.to_hf(tensors, {**config, "num_hidden_layers": 10**9})
+    with pytest.raises(ModelError, match="4 parts, 2147483647 expected"):
+        family.to_hf(tensors, {**config, "num_attention_heads": 2**31 - 1})
 
 
 def test_a_norm_in_blocks(exported: Any) -> None:
