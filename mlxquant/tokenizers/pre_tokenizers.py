@@ -48,16 +48,26 @@ _GPT4O_HF = (
     rf"|\p{{N}}{{1,3}}{_CASED_END}"
 )
 
-_ASCII_PUNCTUATION = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
+_ASCII_PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
 _DEEPSEEK3 = (
     _ASCII_PUNCTUATION + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# By number: Unicode normalization, wherever this file goes through it, changes some of them.
 _DEEPSEEK_LETTERS = (
-    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚ"
-    "Ḁ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎ"
-    "ↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ"
-    "𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+    "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293"
+    "\u0295-\u02af\u0370-\u0373\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c"
+    "\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f\u0531-\u0556\u10a0-\u10c5"
+    "\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77"
+    "\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59"
+    "\u1f5b\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc"
+    "\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107"
+    "\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-\u2134\u2139"
+    "\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-\u2cee"
+    "\u2cf2\u2cf3\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e"
+    "\uab70-\uabbf\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f"
+    "\U000104b0-\U000104d3\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2"
+    "\U000118a0-\U000118df\U0001e900-\U0001e943"
 )
 _DEEPSEEK_WORDS = rf"\s?[{_DEEPSEEK_LETTERS}]+"
 _DEEPSEEK_MARKS_HF = "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+"
@@ -65,6 +75,22 @@ _DEEPSEEK_MARKS = r"\s?[!-/:-~！-／：-～‘-‟、-。]+"
 _DEEPSEEK_CJK_HF = "[一-龥ࠀ-一가-\ud7ff]+"
 _DEEPSEEK_CJK = "(?:(?!\\s)[一-龥ࠀ-一가-\ud7ff])+"
 _KANA = "[一-龥\u3040-ゟ゠-ヿ]+"
+
+_BAILING = (
+    rf"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|{_WORD}|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+_BAILING_HF = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+_SPARK = _DEEPSEEK3.replace(r"+[\r\n]*|\s*[\r\n]+|", r"+|[\r\n]|")
+_YOUTU = (
+    "[\uac00-\ud7a3\u3131-\u318e]+|[！…“”‘’—：；，、-\u303f\ufe30-\ufe4f]+"
+    "|[\u3105-\u312f]+|[一-龥\u3040-ゟ゠-ヿ]+"
+)
+_CASCADE = "|".join(rf"\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4, "1,2"))
+_CASCADE += r"|\s{1}"
 
 _FALCON_MARKS = r"[\p{P}\$\+<=>\^~\|`]+"
 _DEFAULT_MARKS = r"[\p{P}\$\+<=>\^~\|]+"
@@ -102,14 +128,15 @@ def _rows() -> dict[str, PreTokenizer]:
         rows.update(dict.fromkeys(names.split(), PreTokenizer(patterns, **flags)))
 
     add(
-        "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2",
+        "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
         _LLAMA3,
         ignore_merges=True,
         add_bos=True,
         clean_spaces=True,
     )
-    add("chatglm-bpe glm4 dbrx smaug-bpe", _LLAMA3, clean_spaces=True)
-    add("qwen2 deepseek-r1-qwen hunyuan grok-2", _QWEN2)
+    add("glm4 glm5", _LLAMA3, ignore_merges=True, clean_spaces=True)
+    add("chatglm-bpe dbrx smaug-bpe", _LLAMA3, clean_spaces=True)
+    add("qwen2 deepseek-r1-qwen kormo f2llmv2 hunyuan grok-2 solar-open", _QWEN2)
     add("stablelm2 megrez", _QWEN2, clean_spaces=True)
     add("qwen35", _QWEN35)
     add(
@@ -120,7 +147,7 @@ def _rows() -> dict[str, PreTokenizer]:
     )
     add("trillion granite-docling", *_GPT2_WORDS)
     add("jina-v1-en jina-v2-code roberta-bpe", *_GPT2_WORDS, add_sep=True, clean_spaces=True)
-    add("starcoder refact codeshell exaone minerva-7b", *_DIGIT_WORDS, clean_spaces=True)
+    add("starcoder refact codeshell exaone minerva-7b mellum2", *_DIGIT_WORDS, clean_spaces=True)
     add("smollm command-r", *_DIGIT_WORDS)
     add("falcon", _FALCON_MARKS, _GPT2, _THREE_DIGITS, clean_spaces=True)
     add("default", _DEFAULT_MARKS, _GPT2, r"\p{N}+", _THREE_DIGITS, clean_spaces=True)
@@ -134,9 +161,9 @@ def _rows() -> dict[str, PreTokenizer]:
         r"\p{N}+",
     )
     add("deepseek-coder", r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_CJK, r"\p{N}")
-    add("deepseek-v3 hunyuan-dense joyai-llm", *_DEEPSEEK3_WORDS)
+    add("deepseek-v3 hunyuan-dense joyai-llm hy_v4", *_DEEPSEEK3_WORDS)
     add("tekken", _TEKKEN, ignore_merges=True, add_bos=True)
-    add("gpt-4o llama4 kanana2 minimax-m2", _GPT4O)
+    add("gpt-4o llama4 kanana2 talkie minimax-m2", _GPT4O)
     add("poro-chat", _BLOOM)
     add("bloom gpt3-finnish", _BLOOM, clean_spaces=True)
     add("viking", _BLOOM, r"\p{N}")
@@ -144,12 +171,46 @@ def _rows() -> dict[str, PreTokenizer]:
         "seed-coder",
         rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+{_SPACE}",
     )
-    add(
-        "bailingmoe bailingmoe2 llada-moe",
-        rf"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|{_WORD}|\p{{N}}"
-        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
-    )
+    add("bailingmoe bailingmoe2 llada-moe", _BAILING)
+    _add_rare(add)
     return rows
+
+
+def _add_rare(add: Callable[..., None]) -> None:
+    add("ufakzeka", rf"{_WORD}|\p{{N}}{_OTHER}")
+    add("laguna", r"[^\n]+|[\n]+", _QWEN2)
+    add("jais-2", _LLAMA3.replace(r"\s+(?!\S)|\s+", _CASCADE), clean_spaces=True)
+    add(
+        "minicpm5",
+        r"\p{N}{1,3}",
+        _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}+"),
+        ignore_merges=True,
+        clean_spaces=True,
+    )
+    add("spark2_5", *_DEEPSEEK3_WORDS[:2], _SPARK, r"\p{N}")
+    letter = r"[\p{L}\p{M}]"
+    add(
+        "youtu",
+        _YOUTU,
+        f"{_LEAD}{letter}*{letter}+{_CONTRACTIONS}?|{_LEAD}{letter}+{letter}*{_CONTRACTIONS}?"
+        rf"|\p{{N}}{_CASED_END}",
+        ignore_merges=True,
+    )
+    add(
+        "granite-embed-multi-97m",
+        _GPT4O.replace(_UP, r"[\p{L}\p{M}&&[^a-z]]").replace(_LOW, r"[\p{L}\p{M}&&[^A-Z]]"),
+        ignore_merges=True,
+    )
+    add(
+        "chameleon",
+        "<sentinel:[0-9]+>",
+        "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+        r"([\t\n]|    |  )",
+        r"\p{N}",
+        r"[\p{P}!-/:-@\[-`{-~]",
+        _GPT2,
+        add_bos=True,
+    )
 
 
 #: llama.cpp's name to what it stands for; a name that is not here is not known exactly
@@ -162,15 +223,12 @@ _CASES = (
 _WHITE = "keeps whitespace beyond ASCII out of the classes"
 
 #: expressions as model folders hold them: what llama.cpp runs instead, and how that differs.
-#: (?i:'s) also matches U+017F, a difference of one letter that is in no word.
 _ALIASES: dict[str, tuple[str, str]] = {
-    _LLAMA3.replace(_CONTRACTIONS, _ANY_CASE): (_LLAMA3, ""),
-    _QWEN2.replace(_CONTRACTIONS, _ANY_CASE): (_QWEN2, ""),
-    _QWEN35.replace(_CONTRACTIONS, _ANY_CASE): (_QWEN35, ""),
     _TEKKEN_HF: (_TEKKEN, _CASES),
     _GPT4O_HF: (_GPT4O, _CASES),
     _DEEPSEEK_MARKS_HF: (_DEEPSEEK_MARKS, _WHITE),
     _DEEPSEEK_CJK_HF: (_DEEPSEEK_CJK, _WHITE),
+    _BAILING_HF: (_BAILING, ""),
     r"\s+$": (r"\s+\z", ""),
 }
 
@@ -178,6 +236,7 @@ _ALIASES: dict[str, tuple[str, str]] = {
 _NAMES = (
     "llama-bpe chatglm-bpe qwen2 qwen35 gpt-2 smollm falcon deepseek-llm deepseek-coder"
     " deepseek-v3 tekken gpt-4o poro-chat viking seed-coder bailingmoe default"
+    " ufakzeka laguna jais-2 minicpm5 spark2_5 youtu granite-embed-multi-97m chameleon"
 )
 
 _PUNCTUATION = "punctuation"
@@ -277,7 +336,9 @@ def _patterns(pre_tokenizer: Any) -> tuple[tuple[str, ...], list[str]]:
         found = _pattern(part, at == 0 and len(parts) == 2)
         if bytes_done and found not in (r"\p{N}+", _THREE_DIGITS):
             raise Unknown(f"{kind} after ByteLevel")
-        known, note = _ALIASES.get(found, (found, ""))
+        # (?i:'s) also matches U+017F behind an apostrophe, which no text has.
+        plain = found.replace(_ANY_CASE, _CONTRACTIONS)
+        known, note = _ALIASES.get(found, (plain, ""))
         patterns.append(known)
         if note:
             notes.append(note)
