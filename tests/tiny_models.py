@@ -193,11 +193,19 @@ def _random(family: str, name: str, shape: tuple[int, ...], *, lively: bool) -> 
     noise = mx.random.normal(shape)
     if not lively:
         return noise * 0.05
+    # llama.cpp looks GELU up in a table of float16, which is off by up to 5e-4 of an activation:
+    # the MLPs of families that have it weigh a quarter.
+    gelu = family.startswith(("gemma", "starcoder"))
+    ends = ("post_feedforward_layernorm.weight", "mlp.c_proj.weight")
+    weight = 0.25 if gelu and name.endswith(ends) else 1.0
     if len(shape) > 1:
-        values = noise * (0.1 if "embed_tokens" in name else shape[-1] ** -0.5)
+        values = weight * noise * (0.1 if "embed_tokens" in name else shape[-1] ** -0.5)
     elif "norm" in name and name.endswith(".weight"):
-        # Gemma's go to GGUF as 1 + w in float32: multiples of 2^-10 are exact there
-        values = mx.round(102.4 * noise) / 1024 + (0 if family.startswith("gemma") else 1)
+        # Gemma's go to GGUF as 1 + w in float32: multiples of 2^-10 are exact there.
+        weight -= 1 if family.startswith("gemma") else 0
+        values = mx.round(102.4 * noise) / 1024 + weight
+    elif name.endswith("e_score_correction_bias"):
+        values = 0.1 * mx.abs(noise)  # below zero, experts of groups not chosen would win
     else:
         values = noise * (1 if name.endswith("sinks") else 0.1)
     return values.astype(mx.bfloat16).astype(mx.float32)

@@ -96,10 +96,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "glm4": ("glm4", {}),
     "glm4-plain": ("glm4", {"attention_bias": False, "partial_rotary_factor": 1.0}),
     "olmo2": ("olmo2", {}),
-    "granite": ("granite", {}),
+    "granite": ("granite", {"logits_scaling": 2.0}),
     "granite-biases": (
         "granite",
-        {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
+        {
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": False,
+            "logits_scaling": 2.0,
+        },
     ),
     "stablelm": ("stablelm", {}),
     "stablelm-parallel": (
