@@ -104,7 +104,7 @@ class SignedFormat(CodebookFormat):
         """See GgmlFormat."""
         codes = self.codes_of(blocks)
         count, sub_blocks = codes.scales.shape
-        values = grid(self.book)[codes.index].reshape(count, sub_blocks, -1)
+        values = grid(self.book)[codes.index].reshape(count, sub_blocks, 256 // sub_blocks)
         with np.errstate(over="ignore", invalid="ignore"):
             values *= self._scales_of(codes)[:, :, None]
             values = values.reshape(count, 32, 8) * signs_of(codes.negative)
@@ -150,9 +150,9 @@ class ShiftedFormat(CodebookFormat):
         codes = self.codes_of(blocks)
         count, sub_blocks = codes.scales.shape
         shift = np.float32(0.125) - np.float32(0.25) * codes.negative
-        values = grid(self.book)[codes.index].reshape(count, shift.shape[1], -1)
+        values = grid(self.book)[codes.index].reshape(count, shift.shape[1], 256 // shift.shape[1])
         values += shift[:, :, None]
-        values = values.reshape(count, sub_blocks, -1)
+        values = values.reshape(count, sub_blocks, 256 // sub_blocks)
         with np.errstate(over="ignore", invalid="ignore"):
             values *= self._scales_of(codes)[:, :, None]
         return values.reshape(count, 256)
@@ -165,19 +165,19 @@ class ShiftedFormat(CodebookFormat):
         index = found.index % len(points)
         negative = (found.index // len(points)).astype(np.uint8)
         if self.shape.books == 2:
-            negative = negative.reshape(len(blocks), self.shape.sub_blocks, -1)[:, :, 0]
+            negative = negative[:, :: 32 // self.shape.sub_blocks]
         return self.bytes_of(Codes(found.d, found.scales, index, negative))
 
 
 def nibbles(packed: Array) -> Array:
     """uint8 [b, n] → uint8 [b, 2 n], the low half of a byte first."""
     halves = np.stack([packed & 15, packed >> 4], axis=-1)
-    return halves.reshape(len(packed), -1)
+    return halves.reshape(len(packed), 2 * packed.shape[1])
 
 
 def from_nibbles(codes: Array) -> Array:
     """Integers below 16 [b, 2 n] → uint8 [b, n], the first in the low half."""
-    pairs = codes.reshape(len(codes), -1, 2).astype(np.uint8)
+    pairs = codes.reshape(len(codes), codes.shape[1] // 2, 2).astype(np.uint8)
     packed: Array = pairs[:, :, 0] | (pairs[:, :, 1] << 4)
     return packed
 
@@ -189,12 +189,12 @@ def read_words(words: Array) -> tuple[Array, Array]:
     eighth weight's sign makes the number of negative ones even.
     """
     seven = (words[:, :, None] >> np.array([0, 7, 14, 21], dtype=np.uint32)) & 127
-    return words >> 28, with_eighth(seven.reshape(len(words), -1))
+    return words >> 28, with_eighth(seven.reshape(len(words), 32))
 
 
 def write_words(scales: Array, masks: Array) -> Array:
     """The opposite of `read_words`."""
-    seven = (masks & 127).astype(np.uint32).reshape(len(masks), -1, 4)
+    seven = (masks & 127).astype(np.uint32).reshape(len(masks), 8, 4)
     signs = seven << np.array([0, 7, 14, 21], dtype=np.uint32)
     words: Array = np.bitwise_or.reduce(signs, axis=2)
     words |= scales.astype(np.uint32) << 28
@@ -210,4 +210,5 @@ def with_eighth(seven: Array) -> Array:
 
 def as_bytes(array: Array, dtype: str) -> Array:
     """An array [b] or [b, n] in the given type → its bytes, uint8 [b, …]."""
-    return np.ascontiguousarray(array, dtype=dtype).reshape(len(array), -1).view(np.uint8)
+    rows = array[:, None] if array.ndim == 1 else array
+    return np.ascontiguousarray(rows, dtype=dtype).view(np.uint8)

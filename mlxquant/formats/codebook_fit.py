@@ -138,6 +138,10 @@ def fit(target: Target, points: Float32, shape: Shape) -> Found:
         points: float32 [N, G].
         shape: see Shape.
     """
+    count, groups = len(target.values), 256 // points.shape[1]
+    if not count:
+        empty = np.zeros((0, groups), np.int64)
+        return Found(np.zeros(0, np.float16), empty[:, : shape.sub_blocks], empty)
     search = _Search(target.values, target.importance, points, shape)
     scale, chosen = search.alone()
     return search.together(scale, chosen, target.exponent)

@@ -1,4 +1,4 @@
-"""What every codebook format (IQ1, IQ2, IQ3) must do; each one's test file inherits these.
+"""What every codebook format (IQ1, IQ2, IQ3) must do; each test file inherits these tests.
 
 The oracles are ggml itself (interop.ggml), the gguf package's decoders, and frozen bytes:
 
@@ -17,18 +17,15 @@ import sys
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
-import pytest
+from formats.ggml_checks import Blocks
 from formats.ggml_golden import error, ggml_format, same_floats
 from formats.k_checks import edges, importances, model_rows, random_rows
 from interop import ggml
 from support import unchecked
 
 from mlxquant import formats
-from mlxquant.errors import RequestError
-from mlxquant.formats import NonFiniteError
 from mlxquant.formats.codebook import CodebookFormat, Codes, ShiftedFormat, SignedFormat
 from mlxquant.formats.grids import grid
 
@@ -70,10 +67,8 @@ def sample_rows() -> dict[str, np.ndarray]:
     return chosen | {name: rows[:2] for name, rows in random_rows().items()}
 
 
-class CodebookTests:
+class CodebookTests(Blocks):
     """The tests of one format; its test file's class names the format and inherits them."""
-
-    name: ClassVar[str]
 
     @property
     def fmt(self) -> CodebookFormat:
@@ -81,13 +76,6 @@ class CodebookTests:
         found = ggml_format(self.name)
         assert isinstance(found, CodebookFormat)
         return found
-
-    def test_is_ggml_s_type(self) -> None:
-        """Number, name, block size and bytes are ggml's."""
-        fmt = self.fmt
-        assert ggml.type_name(fmt.ggml_type) == fmt.name.lower()
-        assert ggml.block_size(fmt.ggml_type) == fmt.block_size
-        assert ggml.block_bytes(fmt.ggml_type) == fmt.block_bytes
 
     def test_bytes_and_codes_are_one(self) -> None:
         """Codes survive the way into bytes and back, and bytes the way into codes and back."""
@@ -128,7 +116,7 @@ class CodebookTests:
         wrong = (ours != theirs) & ~(np.isnan(ours) & np.isnan(theirs))
         assert not wrong.any(), f"{fmt.name}: {wrong.sum()} of {wrong.size} differ from gguf's"
 
-    def test_matches_golden_bytes(self) -> None:
+    def test_matches_frozen_bytes(self) -> None:
         """Decodes and encodes the frozen blocks and rows as ever."""
         fmt = self.fmt
         with np.load(FOLDER / f"{fmt.name}.npz") as frozen:
@@ -150,9 +138,9 @@ class CodebookTests:
                 theirs = error(rows, fmt.decode((theirs_wire,)), importance)
                 assert ours <= theirs, f"{fmt.name}, {what}, {how}: {ours:.6g}, ggml {theirs:.6g}"
 
-    def test_survives_edges(self) -> None:
-        """Encodes without a warning to something finite, no worse than zeros would be; a row's
-        bytes do not depend on the rows beside it."""
+    def test_edges_encode_and_decode_without_warnings(self) -> None:
+        """To something finite, no worse than zeros would be; a row's bytes do not depend on the
+        rows beside it."""
         fmt = self.fmt
         rows = np.concatenate([rows[:1] for rows in edges().values()])
         before = rows.copy()
@@ -171,20 +159,6 @@ class CodebookTests:
             (alone,) = fmt.encode(rows[::2], importance)
             np.testing.assert_array_equal(alone, wire[::2], "rows without their neighbours")
         same_floats(rows, before, f"{fmt.name}: encode changed its input")
-
-    def test_refuses_what_it_cannot_hold(self) -> None:
-        """Rows that are no multiple of 256, NaN, and wire bytes of half a block."""
-        fmt = self.fmt
-        with pytest.raises(
-            RequestError, match=f"128 weights a row are no multiple of {fmt.name}'s"
-        ):
-            fmt.encode(np.zeros((1, 128), np.float32))
-        rows = np.zeros((2, 256), np.float32)
-        rows[1, 3] = np.nan
-        with pytest.raises(NonFiniteError, match="row 1, column 3"):
-            fmt.encode(rows)
-        with pytest.raises(RequestError, match=f"whole blocks of {fmt.block_bytes} bytes"):
-            fmt.decode((np.zeros((1, fmt.block_bytes - 1), np.uint8),))
 
 
 def ggml_encodings(fmt: CodebookFormat) -> dict[str, np.ndarray]:
