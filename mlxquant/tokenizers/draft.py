@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from math import isfinite
 from typing import Any
 
 from ..errors import ModelError
@@ -151,7 +153,10 @@ class Draft:
         self.set("tokens", [self.tokens[i] for i in range(count)])
         if self.scores:
             least = min(self.scores.values())
-            self.set("scores", [self.scores.get(i, least) for i in range(count)])
+            scores = array("f", (self.scores.get(i, least) for i in range(count))).tolist()
+            if not all(map(isfinite, scores)):
+                raise self.source.wrong("model.vocab", "a score beyond what a float32 holds")
+            self.set("scores", scores)
         self.set("token_type", [int(self.types[i]) for i in range(count)])
 
     def text_habits(self) -> None:
