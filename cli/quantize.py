@@ -146,7 +146,7 @@ def command(
 
 def default_output(model: str | None, request: Any) -> str:
     """`<model>-4bit` and the like, in the working folder."""
-    name = Path(model).resolve().name if model else "books-7m"
+    name = Path(model).resolve().name.removesuffix(".gguf") if model else "books-7m"
     if request.dequantize:
         return f"{name}-dequantized"
     if request.recipe:

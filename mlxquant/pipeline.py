@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def open_checkpoint(
     """Open a model without reading its weights.
 
     Args:
-        model: a folder, a hub id (`org/name`), or None for the bundled model.
+        model: a folder, a GGUF file, a hub id (`org/name`), or None for the bundled model.
         revision: branch, tag or commit on the hub.
         trust_remote_code: accept a folder that carries Python code for transformers to run.
 
@@ -38,6 +39,10 @@ def open_checkpoint(
     from .load.from_hf import open_folder
     from .load.hub import resolve
 
+    if model is not None and str(model).endswith(".gguf") and Path(model).is_file():
+        from .load.from_gguf import open_gguf
+
+        return open_gguf(model)
     found = resolve(model, revision=revision, trust_remote_code=trust_remote_code)
     return open_folder(
         found.path,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FileFormatError
 
 if TYPE_CHECKING:  # looking at a model needs no NumPy, only reading its values does
+    from .lazy import Node
     import numpy as np
 
     from ..formats.base import Array
@@ -140,6 +141,7 @@ class Checkpoint:
             template, generation config, licence), relative to `path`, sorted.
         notes: what a user should know (stray shards, conflicts that are harmless), a line each.
         source: what the user typed; revision: the hub commit, when it came from there.
+        made_files: files that the output needs and no folder holds (a GGUF's tokenizer), by name.
     """
 
     path: Path
@@ -152,12 +154,19 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     source: str = ""
     revision: str | None = None
-    trust_remote_code: bool = field(default=False)
+    trust_remote_code: bool = False
+    made_files: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all weights."""
         return sum(tensor.nbytes for tensor in self.stored.values())
+
+    def nodes(self) -> dict[str, Node]:
+        """Every stored array as a lazy node, by name, in file order."""
+        from .lazy import leaf
+
+        return {name: leaf(tensor) for name, tensor in self.stored.items()}
 
 
 #: safetensors' element type → the NumPy type that carries its bits; no others can be read

@@ -19,7 +19,7 @@ from mlx_lm import utils as mlx_lm_utils
 from ..errors import ModelError, one_line
 from ..formats import from_mlx
 from ..load.checkpoint import Checkpoint
-from ..load.lazy import Node, leaf
+from ..load.lazy import Node
 from .trace import LOADED, sanitized
 
 __all__ = ["Module", "SourceModel", "resolve_model"]
@@ -77,7 +77,8 @@ def resolve_model(checkpoint: Checkpoint) -> SourceModel:
         ModelError: an architecture that mlx-lm does not know, a config that does not describe one,
             or weights that are missing, unexpected or of the wrong shape.
     """
-    config = mlx_lm_utils.load_config(checkpoint.path)
+    is_folder = checkpoint.path.is_dir()
+    config = mlx_lm_utils.load_config(checkpoint.path) if is_folder else dict(checkpoint.config)
     model = _build(checkpoint, config)
 
     def sanitize(weights: dict[str, Any]) -> Mapping[str, Any]:
@@ -87,9 +88,8 @@ def resolve_model(checkpoint: Checkpoint) -> SourceModel:
         model = _build(checkpoint, config)
         return model.sanitize(weights) if hasattr(model, "sanitize") else weights
 
-    given = {name: leaf(tensor) for name, tensor in checkpoint.stored.items()}
     try:
-        nodes = sanitized(given, sanitize)
+        nodes = sanitized(checkpoint.nodes(), sanitize)
     except Exception as problem:  # whatever a sanitize written for honest checkpoints raises
         raise ModelError(
             f"{checkpoint.path}: the weights do not fit model type {config['model_type']!r}: "

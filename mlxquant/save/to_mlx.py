@@ -149,7 +149,9 @@ def _write(
         for name in _write_small_files(plan, source, layout, folder):
             files[name] = file_hash(folder / name)
         hashes = work.source_hashes
-        hashes["config.json"] = file_hash(source.checkpoint.path / "config.json")["sha256"]
+        config = source.checkpoint.path / "config.json"
+        if config.exists():  # a GGUF file holds its own
+            hashes["config.json"] = file_hash(config)["sha256"]
         write_file(folder / MANIFEST, manifest(plan, source, hashes, files))
         files[MANIFEST] = file_hash(folder / MANIFEST)
         _remove_others(folder, files)
@@ -192,6 +194,10 @@ def _write_small_files(plan: Plan, source: SourceModel, layout: Layout, folder: 
         target.parent.mkdir(parents=True, exist_ok=True)
         write_file(target, (source.checkpoint.path / relative).read_bytes())
         names.append(str(relative))
+    for name, data in source.checkpoint.made_files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_file(folder / name, data)
+        names.append(name)
     return names
 
 
@@ -228,9 +234,9 @@ def _identity(
         [hashlib.sha256(shard.header).hexdigest() for shard in layout.shards],
         [(item.name, item.source, str(item.target), item.dtype) for item in plan.items],
         [(unit.item, unit.outputs, unit.begin, unit.end) for unit in layout.units],
-        file_hash(source.checkpoint.path / "config.json"),
+        source.config,
     ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
 
 
 def _check_apart(final: Path, model: Path) -> None:
