@@ -22,6 +22,8 @@ from .vocabulary import TokenType, Vocabulary, read_vocabulary
 __all__ = ["from_gguf"]
 
 _SPACE = "▁"
+#: bound on the squared lengths of all tokens: forty times that of the largest vocabulary in use
+_MOST_WORK = 1 << 29
 #: the types of tokens that are found in the text before anything else is done with it
 _FOUND = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
 
@@ -241,6 +243,12 @@ class _Builder:
                 self.file,
                 "tokenizer.ggml.tokens",
                 f"bad vocabulary: the byte token {missing[0]} is missing",
+            )
+        if sum(len(text) ** 2 for text in self.texts) > _MOST_WORK:
+            raise FileFormatError(
+                self.file,
+                "tokenizer.ggml.tokens",
+                "bad vocabulary: too many long tokens to find their merges",
             )
         found = {self.texts[i] for i, kind in enumerate(self.types) if kind in _FOUND}
         loose = next(loose_characters((t for t in self.texts if t not in found), ids), None)

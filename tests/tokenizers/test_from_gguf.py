@@ -167,6 +167,10 @@ def _item(key, at, value):
     return apply
 
 
+def _long(tokens):
+    return [*tokens[:600], *(f"{i:04000d}" for i in range(len(tokens) - 600))]
+
+
 BROKEN = {
     "no model": (_change("model", ""), "tokenizer.ggml.model.*missing"),
     "model of another type": (_change("model", 7), "expected a string, found int"),
@@ -191,6 +195,10 @@ BROKEN = {
     "scores too long": (_change("scores", lambda m: [0.0] * 5000), "5000 values for"),
     "score no number": (_item("scores", 5, "x"), "token 5 has score 'x'"),
     "score NaN": (_item("scores", 5, float("nan")), "token 5 has score 'nan'"),
+    "long tokens": (
+        _change("tokens", lambda m: _long(m["tokenizer.ggml.tokens"])),
+        "too many long tokens",
+    ),
     "no scores": (lambda m: m.pop("tokenizer.ggml.scores"), "scores.*missing"),
     "EOS outside": (_change("eos_token_id", 10**6), "id 1000000 is outside the vocabulary"),
     "BOS below": (_change("bos_token_id", -1), "id -1 is outside"),
@@ -242,3 +250,21 @@ def test_empty_tokens_are_named_by_their_ids():
     vocab = json.loads(from_gguf(metadata)["tokenizer.json"])["model"]["vocab"]
     count = len(metadata["tokenizer.ggml.tokens"])
     assert vocab[f"[EMPTY_{count - 1}]"] == count - 1
+
+
+def test_transformers_loads_it_as_it_is(tmp_path):
+    from transformers import AutoTokenizer
+
+    metadata = made.scored() | {"tokenizer.chat_template": "{{ bos_token }}{{ messages }}"}
+    files = from_gguf(metadata)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    encode = made.encoder(files)
+    for text in (*made.TEXTS, "a<|user|>b</s>  c"):
+        assert loaded.encode(text) == [1, *encode(text)]
+    assert (loaded.bos_token_id, loaded.eos_token_id, loaded.unk_token_id) == (1, 2, 0)
+    assert loaded.chat_template == metadata["tokenizer.chat_template"]
+    assert loaded.decode(loaded.encode("The quick brown fox"), skip_special_tokens=True) == (
+        "The quick brown fox"
+    )

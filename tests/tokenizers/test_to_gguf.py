@@ -197,6 +197,27 @@ def test_scores_of_merges_merge_the_same(prefix, tmp_path):
         made.check(ours, theirs, (*made.TEXTS, "<s>x<|user|> y</s>  <tool>z"))
 
 
+@pytest.mark.parametrize("how", ["Split", "Metaspace"])
+def test_vocabularies_without_a_space_before_the_text(how, tmp_path):
+    """As Gemma's: a run of spaces is a token that merges make; others are found in the text."""
+    tokenizer = json.loads(from_gguf(made.scored(False))["tokenizer.json"])
+    escape = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    cut = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious"}
+    if how == "Split":
+        tokenizer |= {"normalizer": escape, "pre_tokenizer": cut | {"invert": False}}
+    else:
+        tokenizer |= {"normalizer": None, "pre_tokenizer": _SPACES | {"prepend_scheme": "never"}}
+    run = next(t for t in tokenizer["model"]["vocab"] if t == "▁▁")
+    id_ = tokenizer["model"]["vocab"][run]
+    tokenizer["added_tokens"].append(made.added(id_, run, special=False))
+    folder = made.save(tmp_path, tokenizer)
+    notes: list[str] = []
+    metadata = to_gguf(folder, notes=notes)
+    assert not notes and metadata["tokenizer.ggml.add_space_prefix"] is False
+    assert metadata["tokenizer.ggml.token_type"][id_] == 1
+    made.check(made.encoder(from_gguf(metadata)), made.encoder(folder), made.TEXTS)
+
+
 def test_merges_that_scores_cannot_say_are_refused(tmp_path):
     tokenizer = json.loads(from_gguf(made.scored())["tokenizer.json"])
     tokenizer["model"]["merges"].pop()
