@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FileFormatError
 
 if TYPE_CHECKING:  # looking at a model needs no NumPy, only reading its values does
-    from .lazy import Node
     import numpy as np
 
     from ..formats.base import Array
+    from .lazy import Node
 
 __all__ = ["DTYPES", "Checkpoint", "LazyTensor", "QuantizedTensor", "StoredTensor"]
 

@@ -112,7 +112,11 @@ def test_blocks_are_decoded_as_their_format_says(tmp_path: Path, type_name: str)
 
 @pytest.mark.parametrize(
     ("family", "config"),
-    [("qwen2", {}), ("gemma2", {"query_pre_attn_scalar": 32}), ("mixtral", {})],
+    [
+        ("qwen2", {}),
+        ("gemma2", {"query_pre_attn_scalar": 32, "tie_word_embeddings": True}),
+        ("mixtral", {}),
+    ],
 )
 def test_families(tmp_path: Path, family: str, config: dict[str, Any]) -> None:
     source = tiny_models.make(tmp_path / "source", family, vocab_size=4096, **config)
