@@ -63,6 +63,11 @@ def load_checkpoint(checkpoint: Checkpoint, *, lazy: bool = False) -> tuple[Any,
         FileFormatError: a file that names an end of sequence is malformed.
         WorkError: mlx or mlx-lm is missing or broken.
     """
+    if checkpoint.path.is_file():
+        raise ModelError(
+            f"{checkpoint.path}: a GGUF model is not run as it is yet; make an MLX folder of it: "
+            f"mlxquant quantize {checkpoint.path} -o FOLDER"
+        )
     _check_layers(checkpoint)
     try:
         from mlx_lm.utils import load_model, load_tokenizer

@@ -137,6 +137,13 @@ def test_from_the_command_line(bundled_f32: Path, tmp_path: Path) -> None:
     assert spoken.returncode == 0, spoken.stderr
 
 
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_running_one_says_what_to_do(bundled_f32: Path, command: str) -> None:
+    done = run_cli(command, bundled_f32, input="Hello\n")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "mlxquant quantize" in done.stderr
+
+
 def test_a_cut_file_is_refused(bundled_f32: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(bundled_f32.read_bytes()[:-1000])
