@@ -23,7 +23,7 @@ from mlxquant.models.families import family_of_config, typed
 from mlxquant.models.families.changes import as_float32
 from mlxquant.models.mlx_lm import resolve_model
 
-_YARN = {
+YARN = {
     "rope_type": "yarn",
     "type": "yarn",
     "factor": 4.0,
@@ -36,7 +36,7 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-_LATENT = {**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32, "beta_slow": 1}
+_LATENT = {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32, "beta_slow": 1}
 _LONG = {
     "type": "longrope",
     "long_factor": [1.0 + n / 8 for n in range(12)],
@@ -50,23 +50,32 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-wide-heads": ("llama", {"head_dim": 64, "num_key_value_heads": 4}),
     "llama-llama3": ("llama", {"rope_scaling": _LLAMA3, "rope_theta": 500.0}),
     "llama-linear": ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
-    "llama-yarn": ("llama", {"rope_scaling": _YARN}),
+    "llama-yarn": ("llama", {"rope_scaling": YARN}),
     "mistral": ("mistral", {"sliding_window": 4096}),
     "smollm3": ("smollm3", {}),
     "mixtral": ("mixtral", {}),
     "qwen2": ("qwen2", {"num_hidden_layers": 2}),
-    "qwen2-yarn": ("qwen2", {"num_hidden_layers": 2, "rope_scaling": _YARN}),
+    "qwen2-yarn": ("qwen2", {"num_hidden_layers": 2, "rope_scaling": YARN}),
     "qwen2_moe": ("qwen2_moe", {}),
     "qwen3": ("qwen3", {}),
     "qwen3-tied": ("qwen3", {"tie_word_embeddings": True, "head_dim": 64}),
     "qwen3_moe": ("qwen3_moe", {}),
-    "gemma2": ("gemma2", {"query_pre_attn_scalar": 32, "tie_word_embeddings": True}),
+    "gemma2": (
+        "gemma2",
+        {
+            "query_pre_attn_scalar": 32,
+            "tie_word_embeddings": True,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
     "gemma3": (
         "gemma3_text",
         {
             "query_pre_attn_scalar": 32,
             "tie_word_embeddings": True,
             "sliding_window": 16,
+            "rope_local_base_freq": 3000.0,
             "sliding_window_pattern": 6,
             "num_hidden_layers": 7,
             "rope_theta": 1e6,
@@ -88,9 +97,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gpt_oss": (
         "gpt_oss",
-        {"quantization_config": None, "sliding_window": 16, "rope_scaling": _YARN},
+        {"quantization_config": None, "sliding_window": 16, "rope_scaling": YARN},
     ),
-    "deepseek_v2": ("deepseek_v2", {}),
+    "deepseek_v2": ("deepseek_v2", {"routed_scaling_factor": 2.5}),
     "deepseek_v3": ("deepseek_v3", {"routed_scaling_factor": 2.5}),
     "deepseek_v3-yarn": ("deepseek_v3", {"rope_scaling": _LATENT}),
     "glm4": ("glm4", {}),
@@ -133,7 +142,8 @@ def values_of(node: Node) -> Array:
 def make_case(folder: Path, name: str, **changes: Any) -> Path:
     """The model of a case, in float32."""
     family, config = CASES[name]
-    return tiny_models.make(folder, family, dtype="float32", lively=True, **{**config, **changes})
+    settings = {"rope_theta": 5000.0, **config, **changes}  # no default of either program
+    return tiny_models.make(folder, family, dtype="float32", lively=True, **settings)
 
 
 def export_f32(folder: Path, file: Path) -> Path:

@@ -43,6 +43,9 @@ _LLAMA3 = {
 #: keys that change nothing: yarn's `truncate` is taken for true by mlx-lm and llama.cpp alike
 _INERT = {"type", "rope_type", "truncate"}
 
+#: of yarn; there are metadata keys for others, which llama.cpp reads for Grok and Mistral 3 only
+_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
+
 Factors = NDArray[np.float32]
 
 
@@ -92,9 +95,12 @@ class Rope(Setting):
         if kind == "yarn":
             original = part.count("original_max_position_embeddings")
             found["rope.scaling.original_context_length"] = original
-            for beta in ("beta_fast", "beta_slow"):
+            for beta, usual in _BETAS.items():
+                if part.real(beta, usual) != usual:
+                    reason = f"llama.cpp computes this architecture with {usual}"
+                    raise config.refuse(f"rope_scaling.{beta}", part.get(beta), reason)
                 if part.get(beta) is not None:
-                    found[f"rope.scaling.yarn_{beta}"] = part.real(beta)
+                    found[f"rope.scaling.yarn_{beta}"] = usual
             if self.latent:
                 found["rope.scaling.yarn_log_multiplier"] = _latent_multiplier(part)
         return found
@@ -114,7 +120,7 @@ class Rope(Setting):
         if kind == "yarn":
             original = header.count("rope.scaling.original_context_length", least=1)
             scaling["original_max_position_embeddings"] = original
-            for beta in ("beta_fast", "beta_slow"):
+            for beta in _BETAS:
                 if header.get(f"rope.scaling.yarn_{beta}") is not None:
                     scaling[beta] = header.real(f"rope.scaling.yarn_{beta}")
             if self.latent:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
-from interop.family_models import CASES, make_case, model_nodes
+from interop.family_models import CASES, YARN, make_case, model_nodes
 
 from mlxquant.errors import ModelError
 from mlxquant.load.lazy import Node
@@ -38,6 +38,11 @@ def config_of(name: str, **changes: Any) -> dict[str, Any]:
         ("llama", {"num_attention_heads": None}, "'num_attention_heads' is null"),
         ("llama", {"hidden_size": "128"}, "'hidden_size' is \"128\""),
         ("llama", {"num_hidden_layers": 0}, "'num_hidden_layers' is 0"),
+        (
+            "qwen2-yarn",
+            {"rope_scaling": {**YARN, "beta_slow": 2}},
+            "'rope_scaling.beta_slow' is 2: llama.cpp computes",
+        ),
         ("smollm3", {"no_rope_layers": [1, 1, 1, 1]}, "'no_rope_layers'"),
         ("smollm3", {"no_rope_layer_interval": 2}, "'no_rope_layer_interval' is 2"),
         ("qwen2", {"use_sliding_window": True}, "'use_sliding_window' is true"),
