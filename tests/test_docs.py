@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlxquant.cli import COMMANDS
 from support import REPOSITORY, run_cli
 
+from mlxquant import RequestError, formats
+from mlxquant.formats.ggml_format import GgmlFormat
+from mlxquant.models.families import FAMILIES
+
 CLI_PAGE = REPOSITORY / "docs" / "cli.md"
+GGUF_PAGE = REPOSITORY / "docs" / "gguf.md"
 
 
 def cli_page() -> str:
@@ -39,6 +46,42 @@ def test_the_command_line_page_is_the_help() -> None:
     if os.environ.get("MLXQUANT_REGENERATE"):
         CLI_PAGE.write_text(page, encoding="utf-8")
     assert CLI_PAGE.read_text(encoding="utf-8") == page
+
+
+def types_table() -> str:
+    """Every ggml type that there is a format for."""
+    lines = ["| type | weights a block | bits per weight | encoded |", "|---|---|---|---|"]
+    for name in formats.names():
+        block = formats.get(name)
+        if not isinstance(block, GgmlFormat):
+            continue
+        rows = np.linspace(-1, 1, block.block_size, dtype=np.float32).reshape(1, -1)
+        try:
+            block.encode(rows, np.ones(block.block_size, dtype=np.float32))
+            encoded = "yes"
+        except RequestError:
+            encoded = "no"
+        lines.append(f"| {name} | {block.block_size} | {block.bpw:.4g} | {encoded} |")
+    return "\n".join(lines)
+
+
+def families_table() -> str:
+    """Every family, by what its config.json says and by GGUF's architecture."""
+    lines = ["| GGUF architecture | model types |", "|---|---|"]
+    lines += [f"| {f.architecture} | {', '.join(f.model_types)} |" for f in FAMILIES]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(("title", "table"), [("Types", types_table), ("Families", families_table)])
+def test_the_gguf_page_is_the_code(title: str, table: Callable[[], str]) -> None:
+    page = GGUF_PAGE.read_text(encoding="utf-8")
+    pattern = rf"(?<=## {title}\n)(@\w+|\|.*?)(?=\n\n)"
+    found = re.search(pattern, page, re.DOTALL)
+    assert found is not None
+    if os.environ.get("MLXQUANT_REGENERATE"):
+        page = page[: found.start()] + table() + page[found.end() :]
+        GGUF_PAGE.write_text(page, encoding="utf-8")
+    assert f"## {title}\n{table()}\n\n" in page
 
 
 def test_readme_shows_inspect_s_real_output(tmp_path: Path) -> None:
