@@ -241,7 +241,8 @@ class Work:
                 with self._changed:
                     for output in unit.outputs:
                         self._pending[output] -= 1
-                    self._changed.notify_all()
+                    if not all(self._pending[output] for output in unit.outputs):
+                        self._changed.notify_all()
                 self._done.put(unit.number)
 
     def _length(self, unit: Unit, output: int) -> int:
