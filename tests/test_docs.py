@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from mlxquant import RequestError, formats
 from mlxquant.formats.ggml_format import GgmlFormat
 from mlxquant.models.families import FAMILIES
 
+README = REPOSITORY / "README.md"
 CLI_PAGE = REPOSITORY / "docs" / "cli.md"
 GGUF_PAGE = REPOSITORY / "docs" / "gguf.md"
 
@@ -84,8 +86,44 @@ def test_the_gguf_page_is_the_code(title: str, table: Callable[[], str]) -> None
     assert f"## {title}\n{table()}\n\n" in page
 
 
+def convert_table() -> str:
+    """What benchmarks/convert.py measured last, as README shows it."""
+    path = REPOSITORY / "benchmarks" / "results" / "convert.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| bfloat16 model | time | / mlx_lm.convert | peak memory | / mlx_lm.convert |",
+        "|---|---|---|---|---|",
+    ]
+    for size in result["sizes"]:
+        ours, theirs = size["mlxquant"], size["mlx_lm"]
+        lines.append(
+            f"| {size['gigabytes']:g} GB | {ours['wall']:.1f} s | "
+            f"{ours['wall'] / theirs['wall']:.2f} × | {ours['peak'] / 1e6:.0f} MB | "
+            f"{ours['peak'] / theirs['peak']:.2f} × |"
+        )
+    machine, versions = result["machine"], result["versions"]
+    lines += [
+        "",
+        f"Whole processes in turn, 4 bits in groups of 64, medians of {result['repeat']}: "
+        "`benchmarks/convert.py`,",
+        f"{machine['cpu']}, {machine['cores']} cores, no GPU, mlx {versions['mlx']}, "
+        f"mlx-lm {versions['mlx-lm']}.",
+    ]
+    return "\n".join(lines)
+
+
+def test_readme_shows_what_was_measured() -> None:
+    page = README.read_text(encoding="utf-8")
+    found = re.search(r"(?<=\n)(@convert|\| bfloat16 model .*?mlx-lm \S+\.)(?=\n)", page, re.DOTALL)
+    assert found is not None
+    if os.environ.get("MLXQUANT_REGENERATE"):
+        page = page[: found.start()] + convert_table() + page[found.end() :]
+        README.write_text(page, encoding="utf-8")
+    assert f"\n{convert_table()}\n" in page
+
+
 def test_readme_shows_inspect_s_real_output(tmp_path: Path) -> None:
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    readme = README.read_text(encoding="utf-8")
     assert run_cli("quantize", cwd=tmp_path).returncode == 0
     shown = run_cli("inspect", "books-7m-4bit", cwd=tmp_path).stdout.rstrip()
     block = "\n".join(f"    {line}".rstrip() for line in shown.splitlines())
@@ -102,7 +140,7 @@ def test_readme_s_picture_shows_the_demo_s_real_numbers() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *REPOSITORY.glob("docs/*.md")],
+    [README, REPOSITORY / "CONTRIBUTING.md", *REPOSITORY.glob("docs/*.md")],
 )
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
