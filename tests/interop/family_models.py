@@ -6,14 +6,16 @@ every setting of every family that changes what a model computes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tiny_models
 
+from mlxquant import formats
 from mlxquant.files.gguf import read_gguf
+from mlxquant.files.gguf_types import tensor_type
 from mlxquant.files.gguf_writer import build_gguf
 from mlxquant.formats.base import Array
 from mlxquant.load.checkpoint import StoredTensor
@@ -146,22 +148,37 @@ def make_case(folder: Path, name: str, **changes: Any) -> Path:
     return tiny_models.make(folder, family, dtype="float32", lively=True, **settings)
 
 
-def export_f32(folder: Path, file: Path) -> Path:
-    """A model folder as a GGUF file of F32 tensors, without a vocabulary."""
+def export(folder: Path, file: Path, types: Sequence[str] = ("F32",)) -> Path:
+    """A model folder as a GGUF file without a vocabulary.
+
+    Matrices are of the first of `types` whose blocks fit their rows, F32 if none does; vectors,
+    norms, biases and routers are F32.
+    """
     checkpoint = open_folder(folder)
     family = family_of_config(checkpoint.config)
     metadata = typed({**family.metadata(checkpoint.config), "tokenizer.ggml.model": "no_vocab"})
     nodes = family.to_gguf(model_nodes(folder), checkpoint.config)
+    chosen = {name: _type_of(name, node, types) for name, node in nodes.items()}
     header, ranges = build_gguf(
-        metadata, [(name, "F32", node.shape) for name, node in nodes.items()]
+        metadata, [(name, chosen[name], node.shape) for name, node in nodes.items()]
     )
     size = max(stop for _, stop in ranges)
     content = bytearray(-(-size // 32) * 32)
     content[: len(header)] = header
-    for node, (start, stop) in zip(nodes.values(), ranges, strict=True):
-        content[start:stop] = values_of(node).astype("<f4").tobytes()
+    for (name, node), (start, stop) in zip(nodes.items(), ranges, strict=True):
+        values = values_of(node).astype("<f4")
+        if chosen[name] != "F32":
+            (values,) = formats.get(chosen[name]).encode(values.reshape(-1, node.shape[-1]))
+        content[start:stop] = values.tobytes()
     file.write_bytes(content)
     return file
+
+
+def _type_of(name: str, node: Node, types: Sequence[str]) -> str:
+    if len(node.shape) == 1 or name.endswith(".bias") or "norm" in name or "gate_inp" in name:
+        return "F32"
+    fitting = [each for each in types if node.shape[-1] % tensor_type(each).block_size == 0]
+    return (*fitting, "F32")[0]
 
 
 def read_back(file: Path) -> tuple[Mapping[str, Any], dict[str, Node]]:
