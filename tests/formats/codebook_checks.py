@@ -4,7 +4,8 @@ The oracles are ggml itself (interop.ggml), the gguf package's decoders, and fro
 
     golden_codebooks/<format>.npz    wire, decoded: random blocks, and what ggml reads in them
                                      rows, importance, plain, weighted: what `encode` makes of rows
-                                     <sample>, <importance>: what ggml's encoder makes of a sample
+                                     <sample> | <importance>: what ggml's encoder makes of a sample
+    golden_codebooks/samples.npz     <sample>: rows; <sample> | <importance>: of its columns
 
 ggml's encoder is asked only for the frozen bytes, since it takes up to half a minute to begin. It
 refuses some formats without importance; there it was given ones. The frozen bytes change only by
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -57,14 +59,27 @@ def random_codes(fmt: CodebookFormat, count: int) -> Codes:
     )
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Rows, float32 [n, 256, 512 or 768], and importances of their columns, by name."""
+
+    rows: np.ndarray
+    importances: dict[str, np.ndarray | None]
+
+
 @cache
-def sample_rows() -> dict[str, np.ndarray]:
-    """A few rows of the bundled model's tensors and random ones, float32 [n, 256, 512 or 768]."""
-    model = model_rows(4)
-    wanted = ("embed_tokens", "layers.3.self_attn.q_proj", "layers.5.mlp.down_proj")
-    chosen = {name: rows for name, rows in model.items() if any(part in name for part in wanted)}
-    assert len(chosen) == len(wanted)
-    return chosen | {name: rows[:2] for name, rows in random_rows().items()}
+def samples() -> dict[str, Sample]:
+    """The frozen samples: a few rows of the bundled model's tensors, and random ones."""
+    found = {}
+    with np.load(FOLDER / "samples.npz") as frozen:
+        for name in (key for key in frozen.files if " | " not in key):
+            given = {
+                key.removeprefix(f"{name} | "): frozen[key]
+                for key in frozen.files
+                if key.startswith(f"{name} | ")
+            }
+            found[name] = Sample(frozen[name], {"no importance": None, **given})
+    return found
 
 
 class CodebookTests(Blocks):
@@ -93,7 +108,7 @@ class CodebookTests(Blocks):
         wires = {
             "random bytes": random_blocks(fmt, 512, seed=3),
             "every code": fmt.bytes_of(random_codes(fmt, 256)),
-            **{f"ours of {what}": fmt.encode(rows)[0] for what, rows in sample_rows().items()},
+            **{f"ours of {what}": fmt.encode(s.rows)[0] for what, s in samples().items()},
             **{f"ggml's of {what}": wire for what, wire in ggml_encodings(fmt).items()},
         }
         for what, wire in wires.items():
@@ -130,11 +145,12 @@ class CodebookTests(Blocks):
         """The weighted squared error is at most ggml's on every sample, importance or not."""
         fmt = self.fmt
         encodings = ggml_encodings(fmt)
-        for what, rows in sample_rows().items():
-            for how, importance in importances(rows.shape[1]).items():
+        for what, sample in samples().items():
+            rows = sample.rows
+            for how, importance in sample.importances.items():
                 (wire,) = fmt.encode(rows, importance)
                 ours = error(rows, fmt.decode((wire,)), importance)
-                theirs_wire = encodings[f"{what}, {how}"]
+                theirs_wire = encodings[f"{what} | {how}"]
                 theirs = error(rows, fmt.decode((theirs_wire,)), importance)
                 assert ours <= theirs, f"{fmt.name}, {what}, {how}: {ours:.6g}, ggml {theirs:.6g}"
 
@@ -162,14 +178,33 @@ class CodebookTests(Blocks):
 
 
 def ggml_encodings(fmt: CodebookFormat) -> dict[str, np.ndarray]:
-    """What ggml made of every sample with every importance, by `<sample>, <importance>`."""
+    """What ggml made of every sample with every importance, by `<sample> | <importance>`."""
     with np.load(FOLDER / f"{fmt.name}.npz") as frozen:
-        return {key: frozen[key] for key in frozen.files if ", " in key}
+        return {key: frozen[key] for key in frozen.files if " | " in key}
+
+
+def freeze_samples() -> None:
+    """Write the samples anew; ggml's encodings of them have to follow."""
+    model = model_rows(4)
+    wanted = ("embed_tokens", "layers.3.self_attn.q_proj", "layers.5.mlp.down_proj")
+    table = {name: rows for name, rows in model.items() if any(part in name for part in wanted)}
+    assert len(table) == len(wanted)
+    table |= {name: rows[:2] for name, rows in random_rows().items()}
+    arrays = {}
+    for name, rows in table.items():
+        assert " | " not in name, name
+        arrays[name] = rows
+        for how, importance in importances(rows.shape[1]).items():
+            if importance is not None:
+                arrays[f"{name} | {how}"] = importance
+    np.savez_compressed(FOLDER / "samples.npz", **arrays)
 
 
 def regenerate() -> None:
     """Write every file anew."""
     FOLDER.mkdir(exist_ok=True)
+    freeze_samples()
+    samples.cache_clear()
     random = np.random.default_rng(21)
     rows = (random.standard_normal((3, 256)) * 0.05).astype(np.float32)
     importance = (random.random(256) + 0.01).astype(np.float32)
@@ -179,12 +214,12 @@ def regenerate() -> None:
             wire = random_blocks(fmt, 4, seed=22)
             decoded = ggml.to_float(fmt.ggml_type, wire.tobytes(), 4 * 256).reshape(4, 256)
             encodings = {}
-            for what, sample in sample_rows().items():
-                for how, given in importances(sample.shape[1]).items():
+            for what, sample in samples().items():
+                for how, given in sample.importances.items():
                     if given is None and fmt.ggml_type in ggml.NEED_IMPORTANCE:
-                        given = np.ones(sample.shape[1], np.float32)
-                    made = ggml.quantize_chunk(fmt.ggml_type, sample, given)
-                    encodings[f"{what}, {how}"] = made
+                        given = np.ones(sample.rows.shape[1], np.float32)
+                    made = ggml.quantize_chunk(fmt.ggml_type, sample.rows, given)
+                    encodings[f"{what} | {how}"] = made
             np.savez_compressed(
                 FOLDER / f"{name}.npz",
                 wire=wire,
