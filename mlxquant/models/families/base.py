@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ModelError, one_line
@@ -148,6 +148,7 @@ class Family:
         model_types: config.json's `model_type`s; the first is written on the way back.
         architecture: GGUF's `general.architecture`.
         settings, rules: the tables.
+        defaults: what keys of config.json mean that are missing, where mlx-lm has no default.
         chosen: whether a file of the architecture is of this family, where several share one.
     """
 
@@ -156,6 +157,7 @@ class Family:
     settings: tuple[Setting, ...]
     rules: tuple[Rule, ...]
     chosen: Callable[[Header], bool] = lambda header: True
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def metadata(self, config: Mapping[str, Any]) -> Metadata:
         """The GGUF metadata of a config.json, `general.architecture` first.
@@ -163,7 +165,7 @@ class Family:
         Raises:
             ModelError: a key whose value cannot be expressed, or that is missing.
         """
-        settings = Settings(config)
+        settings = Settings(config, self.defaults)
         found: Metadata = {"general.architecture": self.architecture}
         for setting in self.settings:
             for name, value in setting.write(settings).items():
@@ -175,7 +177,7 @@ class Family:
 
         What has a value there and is no matter of course: a GGUF file will not say it.
         """
-        settings = Settings(config)
+        settings = Settings(config, self.defaults)
         for setting in self.settings:
             setting.write(settings)
         given = {key for key, value in settings.values.items() if value not in (None, {}, [])}
@@ -222,7 +224,7 @@ class Family:
         Raises:
             ModelError: a tensor that is missing, or that no rule names.
         """
-        settings = Settings(config)
+        settings = Settings(config, self.defaults)
         _check_layers(settings, len(nodes))
         rest = {_unwrapped(name): node for name, node in nodes.items()}
         tied = [each.default for each in self.settings if isinstance(each, Tied)]

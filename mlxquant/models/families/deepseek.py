@@ -20,7 +20,8 @@ from .settings import Count, Fixed, Real, Setting, Vocabulary
 from .sides import Header, Metadata, Settings
 
 _SOFTMAX, _SIGMOID = 1, 2
-_EXPERTS = 1 << 16
+#: layers of models whose queries are not compressed
+_LITE = (26, 27)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class _Latent(Setting):
         # null is a model whose queries are not compressed; only a missing key means the default
         if "q_lora_rank" not in config.values or config.get("q_lora_rank") is not None:
             found["attention.q_lora_rank"] = config.count("q_lora_rank", 1536)
+        elif config.count("num_hidden_layers") not in _LITE:
+            reason = "llama.cpp knows models without it by their 26 or 27 layers"
+            raise config.refuse("q_lora_rank", None, reason)
         return found
 
     def read(self, header: Header) -> dict[str, Any]:
@@ -123,6 +127,11 @@ def _settings(gating: int, *, groups: bool) -> tuple[Setting, ...]:
         Fixed("topk_method", "noaux_tc"),
         Fixed("scoring_func", "sigmoid"),
     )
+    if not groups:
+        own = (
+            Fixed("norm_topk_prob", False, quiet=True),
+            Fixed("scoring_func", "softmax"),
+        )
     return (
         Count("num_hidden_layers", "block_count"),
         Count("max_position_embeddings", "context_length", 2048),
@@ -143,7 +152,7 @@ def _settings(gating: int, *, groups: bool) -> tuple[Setting, ...]:
         Fixed("attention_bias", False),
         Fixed("tie_word_embeddings", False),
         SILU,
-        *(own if groups else ()),
+        *own,
     )
 
 

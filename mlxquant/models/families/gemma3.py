@@ -45,11 +45,20 @@ class _Pattern(Setting):
         return {"sliding_window_pattern": every}
 
 
+#: a model with images says of its text model only what differs from these
+_TEXT = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "vocab_size": 262208,
+}
+
 GEMMA3 = Family(
     model_types=("gemma3_text", "gemma3"),
     architecture="gemma3",
+    defaults=_TEXT,
     settings=(
-        *numbers(context=32768, eps=1e-6),
+        *numbers(context=131072, eps=1e-6),
         HeadSize(),
         Rope(theta=1e6, kinds=frozenset({"linear"})),
         Real("rope_local_base_freq", "rope.freq_base_swa", 10000.0),

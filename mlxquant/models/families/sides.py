@@ -28,21 +28,30 @@ _LARGEST = (1 << 31) - 1
 class Settings:
     """A config.json, read by key; the text model's part of it where there are several parts.
 
-    What transformers 5 nests in `rope_parameters` is found under `rope_theta` and `rope_scaling`.
+    What transformers 5 nests in `rope_parameters`, in some models once more by the kind of layer,
+    is found under the keys that it had before.
+
+    Args:
+        defaults: what a key means that is missing or null.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> None:
         text = config.get("text_config")
         self.values: dict[str, Any] = {**config, **text} if isinstance(text, dict) else {**config}
         self.asked: set[str] = set()
         rope = self.values.get("rope_parameters")
         if isinstance(rope, dict):
             self.asked.add("rope_parameters")
-            if self.values.get("rope_theta") is None and "rope_theta" in rope:
-                self.values["rope_theta"] = rope["rope_theta"]
-            rest = {key: value for key, value in rope.items() if key != "rope_theta"}
-            if self.values.get("rope_scaling") is None and rest.get("rope_type") != "default":
-                self.values["rope_scaling"] = rest
+            self._fill(_flat_rope(rope))
+        self._fill(defaults or {})
+
+    def _fill(self, found: Mapping[str, Any]) -> None:
+        """Take values for keys that are missing or null."""
+        for key, value in found.items():
+            if self.values.get(key) is None:
+                self.values[key] = value
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a key; `default` where it is missing or null."""
@@ -83,6 +92,23 @@ class Settings:
     def refuse(key: str, value: Any, reason: str) -> ModelError:
         """The error that blames a key of config.json."""
         return ModelError(one_line(f"config.json: {quote(key)} is {show(value)}: {reason}"))
+
+
+def _flat_rope(rope: dict[str, Any]) -> dict[str, Any]:
+    """`rope_parameters` as the keys of config.json that they were."""
+    found: dict[str, Any] = {}
+    local = rope.get("sliding_attention")
+    if isinstance(local, dict):
+        found["rope_local_base_freq"] = local.get("rope_theta")
+        if local.get("rope_type", "default") != "default":
+            raise Settings.refuse("rope_parameters.sliding_attention", local, "no scaling expected")
+    whole = rope.get("full_attention")
+    flat = whole if isinstance(whole, dict) else rope
+    for key in ("rope_theta", "partial_rotary_factor"):
+        found[key] = flat.get(key)
+    if flat.get("rope_type", flat.get("type", "default")) != "default":
+        found["rope_scaling"] = {key: flat[key] for key in flat if key not in found}
+    return found
 
 
 class Header:

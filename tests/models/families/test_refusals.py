@@ -58,6 +58,8 @@ def config_of(name: str, **changes: Any) -> dict[str, Any]:
             {"topk_method": "group_limited_greedy", "n_group": 2},
             "'topk_method' is \"group_limited_greedy\"",
         ),
+        ("deepseek_v2", {"norm_topk_prob": True}, "'norm_topk_prob' is true"),
+        ("deepseek_v3", {"q_lora_rank": None}, "'q_lora_rank' is null"),
         ("olmo2", {"tie_word_embeddings": None}, "'tie_word_embeddings' is null"),
         ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.type"),
     ],

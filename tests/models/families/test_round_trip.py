@@ -155,3 +155,49 @@ def test_files_with_matrices_in_one(tmp_path: Path, name: str) -> None:
     assert back.keys() == nodes.keys()
     for key, node in back.items():
         assert np.array_equal(values_of(node), values_of(nodes[key])), key
+
+
+def test_what_newer_configs_nest() -> None:
+    """transformers 5 keeps rope's settings together; Gemma 3 by the kind of layer."""
+    kind, changes = CASES["gemma3"]
+    config = {"model_type": kind, **tiny_models.CONFIGS[kind], **changes}
+    names = ("rope_theta", "rope_scaling", "rope_local_base_freq")
+    theta, scaling, local = (config[name] for name in names)
+    nested = {key: value for key, value in config.items() if key not in names} | {
+        "rope_parameters": {
+            "full_attention": {"rope_theta": theta, **scaling},
+            "sliding_attention": {"rope_theta": local, "rope_type": "default"},
+        }
+    }
+    family = family_of_config(config)
+    assert family.metadata(nested) == family.metadata(config)
+
+    kind, changes = CASES["glm4"]
+    config = {"model_type": kind, **tiny_models.CONFIGS[kind], **changes}
+    parts = {key: config.pop(key) for key in ("rope_theta", "partial_rotary_factor")}
+    nested = {**config, "rope_parameters": {"rope_type": "default", **parts}}
+    family = family_of_config(config)
+    assert family.metadata(nested) == family.metadata({**config, **parts})
+
+
+def test_what_a_model_with_images_leaves_unsaid() -> None:
+    """The config.json of Gemma 3 4B, shortened to what it says of its text model."""
+    text = {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    }
+    config = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 1152}}
+    metadata = family_of_config(config).metadata(config)
+    expected = {
+        "attention.head_count": 8,
+        "attention.head_count_kv": 4,
+        "attention.key_length": 256,
+        "vocab_size": 262208,
+        "rope.freq_base": 1e6,
+        "embedding_length": 2560,
+    }
+    assert {key: metadata[f"gemma3.{key}"] for key in expected} == expected
