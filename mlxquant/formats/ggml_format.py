@@ -75,6 +75,8 @@ class GgmlFormat(Format):
             )
         if importance is not None and importance.shape != (k,):
             raise RequestError(f"importance has shape {list(importance.shape)}, {[k]} needed")
+        if importance is not None and not (np.isfinite(importance) & (importance >= 0)).all():
+            raise RequestError("importance has negative, infinite or NaN columns; collect it anew")
         wrong = ~np.isfinite(rows)
         if wrong.any():
             row, column = (int(i) for i in np.argwhere(wrong)[0])
