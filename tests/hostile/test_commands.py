@@ -13,7 +13,7 @@ from support import run_cli
 #: where the command line's own words are others than the folder reader's
 OWN_WORDS = {
     "a path with a NUL": ("no such folder",),
-    "inspect: a file": ("model.gguf", "truncated header: 4 bytes"),
+    "a file": ("model.gguf", "truncated header: 4 bytes"),
     "inspect: tokenizer.json is a list": ("tokenizer.json", "'{' expected"),
 }
 
