@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -206,6 +207,10 @@ def word_pieces() -> dict[str, Any]:
     )
 
 
+#: llama.cpp's log, unread
+_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
+
+
 class llama_cpp:  # noqa: N801 - stands for the program
     """Real llama.cpp with a vocabulary alone: call it with a text for its ids.
 
@@ -221,6 +226,7 @@ class llama_cpp:  # noqa: N801 - stands for the program
         except ImportError:
             support.unchecked("llama-cpp-python", "that llama.cpp gives the same token ids")
         self.program = program
+        program.llama_log_set(_QUIET, None)
         shape = {
             "general.architecture": "llama",
             "general.name": name,
@@ -243,7 +249,7 @@ class llama_cpp:  # noqa: N801 - stands for the program
         self, text: str | bytes, parse_special: bool = True, add_special: bool = False
     ) -> list[int]:
         raw = text.encode() if isinstance(text, str) else text
-        room = len(raw) + 16
+        room = 4 * len(raw) + 16
         tokens = (self.program.llama_token * room)()
         count = self.program.llama_tokenize(
             self.vocab, raw, len(raw), tokens, room, add_special, parse_special

@@ -6,7 +6,6 @@ is not always what the model's authors wrote (llama.cpp never normalizes for byt
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from os import PathLike
@@ -14,7 +13,7 @@ from typing import Any
 
 from ..errors import FileFormatError, ModelError
 from ..files.quote import quote
-from .habits import ENDS_BY_TEXT, NOT_STRIPPED, effective_types
+from .habits import ENDS_BY_TEXT, NOT_STRIPPED, bert_steps, effective_types, unigram_steps
 from .merges import loose_characters, merges_from_scores
 from .pre_tokenizers import PRE_TOKENIZERS, PreTokenizer, to_json
 from .vocabulary import TokenType, Vocabulary, read_vocabulary
@@ -282,14 +281,16 @@ class _Builder:
 
     def _wordpiece(self) -> dict[str, Any]:
         lower = self.flag("normalizer.lowercase", True)
+        strip = self.flag("normalizer.strip_accents", lower)
+        normalizer = {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": strip,
+            "lowercase": lower,
+        }
         return {
-            "normalizer": {
-                "type": "BertNormalizer",
-                "clean_text": True,
-                "handle_chinese_chars": True,
-                "strip_accents": self.flag("normalizer.strip_accents", lower),
-                "lowercase": lower,
-            },
+            "normalizer": {"type": "Sequence", "normalizers": [*bert_steps(strip), normalizer]},
             "pre_tokenizer": {"type": "BertPreTokenizer"},
             "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
             "model": {
@@ -311,8 +312,13 @@ class _Builder:
         # may be less likely; tokens that stand in no text keep their place in the list.
         least = min(normal, default=0.0)
         pieces = [[text, max(score, least)] for text, score in zip(self.texts, scores, strict=True)]
+        steps = unigram_steps(
+            self.vocabulary.charsmap,
+            self.flag("remove_extra_whitespaces", False),
+            self.flag("add_space_prefix", False),
+        )
         return {
-            "normalizer": {"type": "Sequence", "normalizers": self._unigram_steps()},
+            "normalizer": {"type": "Sequence", "normalizers": steps},
             "decoder": {
                 "type": "Metaspace",
                 "replacement": _SPACE,
@@ -326,26 +332,6 @@ class _Builder:
                 "byte_fallback": False,
             },
         }
-
-    def _unigram_steps(self) -> list[dict[str, Any]]:
-        def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
-            return {"type": "Replace", "pattern": pattern, "content": content}
-
-        steps: list[dict[str, Any]] = []
-        if self.vocabulary.charsmap:
-            charsmap = base64.b64encode(self.vocabulary.charsmap).decode()
-            steps.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
-        merged = self.flag("remove_extra_whitespaces", False)
-        if merged:
-            steps.append(replace({"Regex": r"\A +| +\z"}, ""))
-            steps.append(replace({"Regex": " {2,}"}, " "))
-        if merged or self.flag("add_space_prefix", False):
-            steps.append({"type": "Prepend", "prepend": _SPACE})
-            if not merged:
-                # Nothing is put before a text of spaces alone.
-                steps.append(replace({"Regex": rf"\A{_SPACE}(?= *\z)"}, ""))
-        steps.append(replace({"String": " "}, _SPACE))
-        return steps
 
     def config(self) -> dict[str, Any]:
         """The content of tokenizer_config.json."""
@@ -364,11 +350,15 @@ class _Builder:
         return processor is not None and "SpecialToken" in processor[which][at]
 
     def special_tokens(self) -> dict[str, str]:
-        """The content of special_tokens_map.json: only roles that the file itself names."""
-        roles = {"bos", "eos", "unk", "sep", "pad", "mask"} & self.vocabulary.given
-        if self.vocabulary.model != "gpt2":
-            roles |= {"bos", "eos", "unk", "sep", "pad", "mask"} & set(self.vocabulary.ids)
-        tokens = {f"{r}_token": self.texts[self.vocabulary.ids[r]] for r in sorted(roles)}
+        """The content of special_tokens_map.json."""
+        ids = self.vocabulary.ids
+        tokens = {
+            f"{role}_token": self.texts[ids[role]]
+            for role in ("bos", "eos", "mask", "pad", "sep", "unk")
+            if role in self.vocabulary.given
+            # An id that llama.cpp assumes may be any token in this vocabulary.
+            or (role in ids and self.types[ids[role]] in _FOUND[:2])
+        }
         if self.vocabulary.model == "bert" and "bos_token" in tokens:
             tokens["cls_token"] = tokens.pop("bos_token")
         return tokens

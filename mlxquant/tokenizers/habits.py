@@ -5,9 +5,22 @@ Facts: `llama_vocab::impl::load` in src/llama-vocab.cpp of llama.cpp.
 
 from __future__ import annotations
 
+import base64
+from typing import Any
+
 from .vocabulary import TokenType, Vocabulary
 
-__all__ = ["ALWAYS_FOUND", "ENDS_BY_TEXT", "NOT_STRIPPED", "effective_types"]
+__all__ = [
+    "ALWAYS_FOUND",
+    "ENDS_BY_TEXT",
+    "NOT_STRIPPED",
+    "bert_steps",
+    "effective_types",
+    "unigram_steps",
+]
+
+
+_SPACE = "▁"
 
 
 def _words(text: str) -> frozenset[str]:
@@ -32,6 +45,50 @@ _CONTROL_BY_TEXT = _words(
 ALWAYS_FOUND = frozenset(("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"))
 #: special tokens of Phi-3 that do not swallow the whitespace behind them
 NOT_STRIPPED = frozenset(("<unk>", "<s>", "<|endoftext|>"))
+
+
+def bert_steps(strip_accents: bool) -> list[dict[str, Any]]:
+    """What llama.cpp does to a text before BERT's own normalizer, as steps of a tokenizer.json.
+
+    It cuts words at whitespace that the normalizer drops as control characters. Where accents are
+    stripped, a character is replaced by the first of its decomposition, which for a Hangul
+    syllable is its leading consonant, and then marks of every kind are dropped, not only those
+    that take no space.
+    """
+    steps = [_replace({"Regex": r"[\x0B\x0C\x{85}]"}, " ")]
+    if strip_accents:
+        for i in range(19):
+            first, last = 0xAC00 + 588 * i, 0xAC00 + 588 * i + 587
+            syllables = rf"[\x{{{first:X}}}-\x{{{last:X}}}]"
+            steps.append(_replace({"Regex": syllables}, chr(0x1100 + i)))
+        steps.append(_replace({"Regex": r"[\p{Mc}\p{Me}]"}, ""))
+    return steps
+
+
+def unigram_steps(charsmap: bytes, merge_spaces: bool, prefix: bool) -> list[dict[str, Any]]:
+    """How llama.cpp prepares a text for a Unigram model, as steps of a tokenizer.json.
+
+    Args:
+        charsmap: the precompiled normalization; empty for none.
+        merge_spaces: spaces at the ends are dropped, and several are one.
+        prefix: a space is put before the text, and always is where spaces are merged.
+    """
+    steps: list[dict[str, Any]] = []
+    if charsmap:
+        encoded = base64.b64encode(charsmap).decode()
+        steps.append({"type": "Precompiled", "precompiled_charsmap": encoded})
+    if merge_spaces:
+        steps += (_replace({"Regex": r"\A +| +\z"}, ""), _replace({"Regex": " {2,}"}, " "))
+    if merge_spaces or prefix:
+        steps.append({"type": "Prepend", "prepend": _SPACE})
+        if not merge_spaces:
+            # Nothing is put before a text of spaces alone.
+            steps.append(_replace({"Regex": rf"\A{_SPACE}(?= *\z)"}, ""))
+    return [*steps, _replace({"String": " "}, _SPACE)]
+
+
+def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
 
 
 def effective_types(vocabulary: Vocabulary) -> tuple[int, ...]:

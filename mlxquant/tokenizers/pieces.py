@@ -12,6 +12,7 @@ from ..errors import ModelError
 from ..files.quote import quote
 from .byte_level import merges_make_all, plain_bpe, read_merges
 from .draft import Draft
+from .habits import bert_steps
 from .merges import loose_characters, pairs_of, scores_from_merges
 from .pre_tokenizers import Unknown, pieces_of
 from .sentencepiece_model import BPE, UNIGRAM, read_sentencepiece
@@ -252,6 +253,8 @@ def wordpiece(draft: Draft, model: dict[str, Any]) -> None:
     if len(set(draft.tokens.values())) < len(draft.tokens):
         raise draft.source.wrong("model.vocab", "two tokens would have one text in a GGUF")
     steps, cuts = _steps(draft, "normalizer"), _steps(draft, "pre_tokenizer")
+    own = next((n for n in (21, 1) if steps[:n] == bert_steps(n > 1)), 0)
+    steps = steps[own:]
     if [s.get("type") for s in steps] != ["BertNormalizer"]:
         draft.inexact("it does not normalize text as BERT does")
     settings = steps[0] if steps else {}
@@ -266,8 +269,10 @@ def wordpiece(draft: Draft, model: dict[str, Any]) -> None:
     draft.set("pre", "default")
     draft.set("normalizer.lowercase", lower)
     draft.set("normalizer.strip_accents", strip)
-    if strip:
-        draft.note("strips accents one character at a time; Hangul comes out otherwise")
+    if own != len(bert_steps(strip)):
+        draft.note("cuts words at vertical tabs, form feeds and U+0085 too")
+        if strip:
+            draft.note("drops marks that take space, and all but the beginning of Hangul syllables")
     longest = model.get("max_input_chars_per_word", 100)
     if type(longest) is int and longest < 1 << 20:
         draft.note(f"cuts up words of more than {longest} characters too")
