@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FileFormatError
+from ..files.gguf_types import TENSOR_TYPES
 
 if TYPE_CHECKING:  # looking at a model needs no NumPy, only reading its values does
     import numpy as np
@@ -168,6 +169,13 @@ class Checkpoint:
 
         return {name: leaf(tensor) for name, tensor in self.stored.items()}
 
+    def blocks(self) -> dict[str, Node]:
+        """The weights that are stored as ggml blocks, undecoded (see load/blocks.py).
+
+        By the names that `nodes` has for the same weights, as floats.
+        """
+        return {}
+
 
 #: safetensors' element type → the NumPy type that carries its bits; no others can be read
 _CARRIERS = {
@@ -190,12 +198,14 @@ _CARRIERS = {
     "C64": "<c8",
 }
 
+_BLOCK_CARRIERS = {kind.name: "<u1" for kind in TENSOR_TYPES.values() if kind.block_size > 1}
+
 #: safetensors' element types that can be read
 DTYPES = frozenset(_CARRIERS)
 
 
 def carrier_of(dtype: str) -> np.dtype[Any]:
-    """The NumPy type that carries the bits of a safetensors element type."""
+    """The NumPy type that carries the bits of an element type; ggml's blocks travel as bytes."""
     import numpy as np
 
-    return np.dtype(_CARRIERS[dtype])
+    return np.dtype(_CARRIERS.get(dtype) or _BLOCK_CARRIERS[dtype])

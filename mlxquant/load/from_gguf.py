@@ -12,38 +12,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 
-import numpy as np
-
-from .. import formats
 from ..errors import FileFormatError
 from ..files.gguf import GgufEntry, GgufHeader
 from ..files.gguf_split import open_split
-from ..formats.base import Array
+from ..files.gguf_types import tensor_type
 from ..models.families import family_of_metadata
 from ..tokenizers import from_gguf
+from .blocks import decoder, floats_of, is_blocks
 from .checkpoint import Checkpoint, StoredTensor
 from .gguf_checks import check_model, check_vocabulary
-from .lazy import Node, Region, region_of_flat
+from .lazy import Node, leaf
 
 __all__ = ["GgufCheckpoint", "open_gguf"]
-
-#: plain types that are read as they are
-_PLAIN = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
 class GgufCheckpoint(Checkpoint):
-    """A Checkpoint whose tensors are decoded from GGUF blocks.
+    """A Checkpoint whose tensors are GGUF's.
 
     Attributes:
-        lazy: every tensor by mlx-lm's name, as a node of floats.
+        lazy: every tensor by mlx-lm's name, as the file holds it.
+        headers: of its files, in order.
     """
 
     lazy: Mapping[str, Node] = field(default_factory=dict)
+    headers: tuple[GgufHeader, ...] = ()
 
     def nodes(self) -> dict[str, Node]:
-        """Every tensor, decoded when its rows are asked for."""
-        return dict(self.lazy)
+        """Every tensor as floats, decoded when its rows are asked for."""
+        plain = ("F32", "F16", "BF16")
+        return {
+            name: node if node.dtype in plain else floats_of(node)
+            for name, node in self.lazy.items()
+        }
+
+    def blocks(self) -> dict[str, Node]:
+        """Every tensor of blocks, undecoded."""
+        return {name: node for name, node in self.lazy.items() if is_blocks(node)}
 
 
 def open_gguf(path: str | PathLike[str], *, source: str = "") -> GgufCheckpoint:
@@ -64,13 +69,11 @@ def open_gguf(path: str | PathLike[str], *, source: str = "") -> GgufCheckpoint:
         for header in headers
         for entry in header.entries.values()
     }
-    floats = {
-        entry.name: _decoded(header, entry)
-        for header in headers
-        for entry in header.entries.values()
+    leaves = {
+        entry.name: _leaf(header, entry) for header in headers for entry in header.entries.values()
     }
-    family = family_of_metadata(first.metadata, floats)
-    config = family.config(first.metadata, floats)
+    family = family_of_metadata(first.metadata, leaves)
+    config = family.config(first.metadata, leaves)
     types = Counter(tensor.dtype for tensor in stored.values())
     config["torch_dtype"] = "float16" if types["F16"] > types["BF16"] else "bfloat16"
     for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos")):
@@ -91,7 +94,8 @@ def open_gguf(path: str | PathLike[str], *, source: str = "") -> GgufCheckpoint:
         notes=(f"decoded from GGUF: {shown}",),
         source=source or str(path),
         made_files={name: text.encode() for name, text in made.items()},
-        lazy=family.to_hf(floats, config),
+        lazy=family.to_hf(leaves, config),
+        headers=tuple(headers),
     )
 
 
@@ -99,38 +103,19 @@ def _is_text_part(key: str) -> bool:
     return key.startswith("tokenizer.") or key == "general.name"
 
 
-def _decoded(header: GgufHeader, entry: GgufEntry) -> Node:
-    """A tensor as floats: plain ones in their own type, blocks in float32.
+def _leaf(header: GgufHeader, entry: GgufEntry) -> Node:
+    """A tensor as its file holds it: plain numbers, or the bytes of its rows' blocks.
 
     Raises:
         FileFormatError: a type that has no decoder.
     """
-    kind = entry.type_name if entry.type_name in _PLAIN else "U8"
-    nbytes = entry.stop - entry.start
-    shape: tuple[int, ...] = entry.shape if kind != "U8" else (nbytes,)
-    wire = StoredTensor(entry.name, kind, shape, header.path, entry.start, entry.stop)
-    origin = (str(header.path), entry.start)
-    if kind != "U8":
-
-        def as_stored(region: Region) -> Array:
-            return region_of_flat(entry.shape, region, wire.read, carrier)
-
-        carrier = np.dtype("<f4" if kind == "F32" else "<f2" if kind == "F16" else "<u2")
-        return Node(entry.shape, kind, as_stored, "Load", origin)
-    if entry.type_name not in formats.names():
-        raise FileFormatError(
-            header.path, f"tensor {entry.name!r}", f"type {entry.type_name} cannot be decoded"
-        )
-    block = formats.get(entry.type_name)
-
-    def flat(begin: int, end: int) -> Array:
-        first, last = begin // block.block_size, -(-end // block.block_size)
-        raw = wire.read(first * block.block_bytes, last * block.block_bytes)
-        values = block.decode((raw.reshape(1, -1),)).reshape(-1)
-        skip = begin - first * block.block_size
-        return values[skip : skip + end - begin]
-
-    def decode(region: Region) -> Array:
-        return region_of_flat(entry.shape, region, flat, np.dtype("<f4"))
-
-    return Node(entry.shape, "F32", decode, entry.type_name, origin)
+    kind = tensor_type(entry.type_name)
+    shape = entry.shape
+    if kind.block_size > 1:
+        try:
+            decoder(kind.name)
+        except ValueError as problem:
+            where = f"tensor {entry.name!r}"
+            raise FileFormatError(header.path, where, str(problem)) from problem
+        shape = (*shape[:-1], shape[-1] // kind.block_size * kind.block_bytes)
+    return leaf(StoredTensor(entry.name, kind.name, shape, header.path, entry.start, entry.stop))

@@ -2,7 +2,8 @@
 
 A change maps lazy nodes to lazy nodes, so that a few rows of its result cost a few rows of its
 input. All but those marked `values` move whole rows only, whatever a row holds: they do the same to
-float weights [rows, columns] and to a block format's wire bytes [rows, bytes].
+float weights [rows, columns] and to a block format's wire bytes [rows, bytes] (`load.blocks`), as
+long as all parts are of one format. The others decode blocks first.
 
     Same               x                                    x
     RopePairs          rows [h, 2, d/2]                     rows [h, d/2, 2]      d rows a head
@@ -24,7 +25,7 @@ import numpy as np
 
 from ...errors import ModelError
 from ...formats.base import Array
-from ...formats.floats import FLOATS, to_float32
+from ...load.blocks import floats_of, is_blocks
 from ...load.lazy import Node, Region
 from ...load.operations import apply
 
@@ -103,6 +104,7 @@ class Stack(Change):
 
     def to_gguf(self, nodes: list[Node], config: Config) -> list[Node]:
         """Several [rows, …] → one [n, rows, …]."""
+        nodes = _alike(nodes)
         first = nodes[0]
         for x in nodes:
             if x.shape != first.shape or x.dtype != first.dtype:
@@ -140,7 +142,7 @@ class Joined(Change):
         """Several [a, …], [b, …] → one [a + b, …]."""
         parts = [
             change.to_gguf([node], config)[0]
-            for change, node in zip(self.changes, nodes, strict=True)
+            for change, node in zip(self.changes, _alike(nodes), strict=True)
         ]
         shape = [*parts[0].shape]
         shape[self.axis] = sum(part.shape[self.axis] for part in parts)
@@ -218,7 +220,7 @@ class KeyValueHalves(Change):
 
     def to_gguf(self, nodes: list[Node], config: Config) -> list[Node]:
         """[heads · (k + v), rank] → [heads, rank, k] and [heads, v, rank]."""
-        (x,) = nodes
+        x = as_float32(nodes[0]) if is_blocks(nodes[0]) else nodes[0]
         heads, k, v = self._sizes(config)
         rank = x.shape[-1]
         if x.shape[0] != heads * (k + v):
@@ -234,7 +236,7 @@ class KeyValueHalves(Change):
 
     def to_hf(self, nodes: list[Node], config: Config) -> list[Node]:
         """[heads, rank, k] and [heads, v, rank] → [heads · (k + v), rank]."""
-        keys, values = nodes
+        keys, values = (as_float32(x) if is_blocks(x) else x for x in nodes)
         heads, k, v = self._sizes(config)
         rank = values.shape[-1]
         turned = _apply("Transpose", ((0, 2, 1),), [keys], (heads, k, rank))
@@ -245,22 +247,25 @@ class KeyValueHalves(Change):
         return config["num_attention_heads"], config["qk_nope_head_dim"], config["v_head_dim"]
 
 
+def _alike(nodes: list[Node]) -> list[Node]:
+    """Parts that are put together: blocks of different formats become floats."""
+    if len({x.dtype for x in nodes}) > 1 and any(map(is_blocks, nodes)):
+        return [as_float32(x) for x in nodes]
+    return nodes
+
+
 def as_float32(x: Node) -> Node:
-    """A float node as F32; exact.
+    """A node of floats or of blocks as F32.
 
     Raises:
-        ModelError: the node holds something else, such as the wire bytes of a block format.
+        ModelError: the node holds something else, such as packed words.
     """
-    if x.dtype == "F32":
-        return x
-    if x.dtype not in FLOATS:
-        raise ModelError(f"{x.dtype} where float values are needed: dequantize this tensor first")
-    dtype = x.dtype
-
-    def compute(region: Region) -> Array:
-        return to_float32(np.ascontiguousarray(x.compute(region)), dtype)
-
-    return Node(x.shape, "F32", compute, "AsType", x.origin)
+    try:
+        return floats_of(x)
+    except ValueError as problem:
+        raise ModelError(
+            f"{problem} where floats are needed: dequantize this tensor first"
+        ) from problem
 
 
 def constant(values: Array) -> Node:
