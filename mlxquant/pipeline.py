@@ -87,9 +87,11 @@ def quantize(
         WriteError: the disk is full or failed; `resume=True` later finishes the same bytes.
     """
     from .quantize.policy import Request, make_plan
-    from .save.layout import lay_out
+    from .save.folder import lay_out
+    from .save.stream import Options
     from .save.to_mlx import Result, check_output, save_folder
 
+    how = Options(force, resume, threads, progress)
     request = request or Request(**options)
     if not dry_run:
         check_output(output, force=force, resume=resume)
@@ -101,15 +103,7 @@ def quantize(
     plan = make_plan(source, request)
     if dry_run or output is None:
         return Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
-    return save_folder(
-        plan,
-        source,
-        output,
-        force=force,
-        resume=resume,
-        threads=threads,
-        progress=progress,
-    )
+    return save_folder(plan, source, output, how)
 
 
 def load(

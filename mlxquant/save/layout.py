@@ -1,32 +1,23 @@
 """Where every byte of the output goes, known before the first weight is read.
 
-    Plan ──▶ Output tensors, in order ──▶ Shards (header, byte ranges) ──▶ Units of work
+    arrays, in order ──▶ Shards (header, byte ranges) ──▶ Jobs, one a tensor ──▶ Units of work
 
-A unit is a run of rows of one item, small enough that memory is bounded by the units in flight.
+A unit is a run of rows of one job, small enough that memory is bounded by the units in flight.
 Units do not depend on the number of threads, so a run may be resumed with another number.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from hashlib import sha256
 
-from ..files.safetensors import build_header
-from ..load.checkpoint import carrier_of
+from ..formats.base import Array
 
-if TYPE_CHECKING:
-    from ..models.mlx_lm import SourceModel
-    from ..quantize.policy import Item, Plan
-
-__all__ = ["Layout", "Output", "Shard", "Unit", "lay_out"]
+__all__ = ["UNIT_BYTES", "Job", "Layout", "Output", "Shard", "Unit", "cut"]
 
 #: bytes of float source that one unit reads; about what a core keeps in its own cache
 UNIT_BYTES = 1 << 20
-
-#: a shard is closed before it would pass this; mlx_lm's size
-SHARD_BYTES = 5 << 30
 
 
 @dataclass(frozen=True)
@@ -56,26 +47,43 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Rows [begin, end) of an item, or elements of an array that is passed through.
+class Job:
+    """One tensor's work.
 
     Attributes:
-        number: the unit's place in the journal.
-        item: index in the plan.
+        name: of the tensor, for progress.
         outputs: indices of the output arrays that it fills.
-        begin, end: rows (quantized) or elements (passed through).
+        place: (file, offset) of its bytes in the source, to read in disk order.
+        steps: rows or elements in all; every output has a whole number of bytes a step.
+        step_bytes: bytes of float source that a step stands for.
+        produce: steps [begin, end) → the bytes of each output, as arrays.
     """
 
-    number: int
-    item: int
+    name: str
     outputs: tuple[int, ...]
+    place: tuple[str, int]
+    steps: int
+    step_bytes: int
+    produce: Callable[[int, int], tuple[Array, ...]]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Steps [begin, end) of a job; `number` is its place in the journal."""
+
+    number: int
+    job: Job
     begin: int
     end: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The whole output: arrays, files, and the work in the order in which the source is read."""
+    """The whole output: arrays, files, and the work in the order in which the source is read.
+
+    Attributes:
+        parameters: number of weights.
+    """
 
     outputs: tuple[Output, ...]
     shards: tuple[Shard, ...]
@@ -87,79 +95,19 @@ class Layout:
         """Bytes of all weight files."""
         return sum(shard.size for shard in self.shards)
 
-
-def lay_out(plan: Plan, source: SourceModel) -> Layout:
-    """Give every array its place and cut the work into units."""
-    arrays: list[tuple[str, str, tuple[int, ...]]] = []
-    of_item: list[range] = []
-    for item in plan.items:
-        first = len(arrays)
-        arrays.extend(_arrays(item, source))
-        of_item.append(range(first, len(arrays)))
-
-    groups: list[list[int]] = []
-    filled = 0
-    for index, (_, dtype, shape) in enumerate(arrays):
-        nbytes = math.prod(shape) * carrier_of(dtype).itemsize
-        if not groups or (filled and filled + nbytes > SHARD_BYTES):
-            groups.append([])
-            filled = 0
-        groups[-1].append(index)
-        filled += nbytes
-
-    outputs: dict[int, Output] = {}
-    shards = []
-    for number, group in enumerate(groups):
-        header, ranges = build_header([arrays[i] for i in group], {"format": "mlx"})
-        name = (
-            f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
-            if len(groups) > 1
-            else "model.safetensors"
-        )
-        shards.append(Shard(name, header, ranges[-1][1] if ranges else len(header)))
-        for index, (start, stop) in zip(group, ranges, strict=True):
-            array_name, dtype, shape = arrays[index]
-            outputs[index] = Output(array_name, dtype, shape, number, start, stop)
-    ordered = [outputs[i] for i in range(len(arrays))]
-    units = _units(plan, source, of_item, ordered)
-    parameters = sum(item.size for item in plan.items)
-    return Layout(tuple(ordered), tuple(shards), units, parameters)
+    def described(self) -> list[object]:
+        """All that a journal's numbers mean, as plain data."""
+        return [
+            [sha256(shard.header).hexdigest() for shard in self.shards],
+            [(unit.job.outputs, unit.begin, unit.end) for unit in self.units],
+        ]
 
 
-def _arrays(item: Item, source: SourceModel) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """The output arrays of one item."""
-    if item.target is not None:
-        for part in item.target.parts:
-            columns = item.shape[-1] // item.target.block_size * part.per_block
-            yield f"{item.module}.{part.suffix}", part.dtype, (*item.shape[:-1], columns)
-    elif item.module is not None and source.modules[item.module].quantized and not item.decoded:
-        for suffix in ("weight", "scales", "biases"):
-            node = source.parameters.get(f"{item.module}.{suffix}")
-            if node is not None:
-                is_float = node.dtype in ("F32", "F16", "BF16")
-                dtype = item.dtype if is_float else node.dtype
-                yield f"{item.module}.{suffix}", dtype, node.shape
-    else:
-        yield item.name, item.dtype, item.shape
-
-
-def _units(
-    plan: Plan, source: SourceModel, of_item: list[range], outputs: list[Output]
-) -> tuple[Unit, ...]:
-    """The work, in the order in which the source's bytes lie on disk."""
-    work: list[tuple[tuple[str, int], int, tuple[int, ...], int, int]] = []
-    for index, item in enumerate(plan.items):
-        place = source.parameters[item.name].origin
-        if item.target is not None or item.decoded:
-            rows = math.prod(item.shape[:-1])
-            step = max(1, UNIT_BYTES // (2 * item.shape[-1]))
-            spans = [(b, min(b + step, rows)) for b in range(0, rows, step)]
-            work.extend((place, index, tuple(of_item[index]), b, e) for b, e in spans)
-            continue
-        for output in of_item[index]:
-            size = math.prod(outputs[output].shape)
-            step = UNIT_BYTES // carrier_of(outputs[output].dtype).itemsize
-            spans = [(b, min(b + step, size)) for b in range(0, size, step)]
-            work.extend((place, index, (output,), b, e) for b, e in spans)
-    work.sort(key=lambda entry: entry[0])
-    return tuple(Unit(n, i, o, b, e) for n, (_, i, o, b, e) in enumerate(work))
+def cut(jobs: Iterable[Job]) -> tuple[Unit, ...]:
+    """The units of some jobs, in the order in which the source's bytes lie on disk."""
+    units: list[Unit] = []
+    for job in sorted(jobs, key=lambda job: job.place):
+        step = max(1, UNIT_BYTES // max(1, job.step_bytes))
+        for begin in range(0, job.steps, step):
+            units.append(Unit(len(units), job, begin, min(begin + step, job.steps)))
+    return tuple(units)

@@ -6,7 +6,8 @@
       replaced/   the old OUT, from just before model/ becomes OUT until just after
 
 Nothing else is touched. The journal is made first and removed last, so that a folder without one is
-nobody's interrupted run.
+nobody's interrupted run. Where OUT is a file, or several, they are in model/ and replaced/ under
+their own names; of several the first gets its name last.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
@@ -34,20 +36,24 @@ def partial_of(output: Path) -> Path:
 
 
 def check_output(
-    output: str | PathLike[str] | None, *, force: bool = False, resume: bool = False
+    output: str | PathLike[str] | None,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    file: bool = False,
 ) -> None:
-    """Say before any work what stands in the way of an output folder.
+    """Say before any work what stands in the way of an output folder, or of a GGUF `file`.
 
     Raises:
         OutputError: it exists, its parent is missing or read-only, or an interrupted run is there.
     """
     if output is None:
-        raise RequestError("no output folder: name one with -o")
+        raise RequestError(f"no output {'file' if file else 'folder'}: name one with -o")
     final = Path(output)
     if final.name in ("", ".."):
         raise OutputError(f"{final}: is no name for a new folder; choose another output")
     try:
-        _check_final(final, force, resume)
+        _check_final(final, force, resume, file)
         _check_partial(partial_of(final), force or resume)
     except OSError as problem:
         raise OutputError(f"{final}: cannot be written: {problem.strerror}") from problem
@@ -63,7 +69,7 @@ def check_space(output: Path, need: int) -> None:
         OutputError: there is less room.
     """
     folder = output.absolute().parent
-    written = (partial_of(output) / MODEL).glob("*.safetensors")
+    written = [path for path in (partial_of(output) / MODEL).glob("*") if path.is_file()]
     free = shutil.disk_usage(folder).free + sum(512 * path.stat().st_blocks for path in written)
     if free < need:
         raise OutputError(
@@ -72,7 +78,7 @@ def check_space(output: Path, need: int) -> None:
         )
 
 
-def _check_final(final: Path, force: bool, resume: bool) -> None:
+def _check_final(final: Path, force: bool, resume: bool, file: bool) -> None:
     parent = final.absolute().parent
     if not parent.is_dir():
         raise OutputError(f"{final}: the folder {parent} does not exist; create it first")
@@ -81,7 +87,11 @@ def _check_final(final: Path, force: bool, resume: bool) -> None:
     if not _is_there(final):
         return
     if not force:
-        raise _exists(final, resume)
+        raise _exists(final, partial_of(final), resume)
+    if file:
+        if final.is_symlink() or not _is_gguf(final):
+            raise OutputError(f"{final}: is not a GGUF file; --force replaces only those")
+        return
     if final.is_symlink() or not _is_replaceable(final):
         raise OutputError(f"{final}: is not a model folder; --force replaces only those")
     if not _is_writable(final):
@@ -105,8 +115,7 @@ def _check_partial(partial: Path, expected: bool) -> None:
         raise OutputError(f"{partial}: is read-only; choose another output")
 
 
-def _exists(final: Path, resume: bool) -> OutputError:
-    partial = partial_of(final)
+def _exists(final: Path, partial: Path, resume: bool) -> OutputError:
     if resume and partial.is_dir() and not (partial / MODEL).exists():
         return OutputError(f"{final}: is complete already; {partial} is left over, delete it")
     return OutputError(f"{final}: exists already; --force {'--resume ' * resume}replaces it")
@@ -133,11 +142,28 @@ def _is_replaceable(folder: Path) -> bool:
     return not names or ("config.json" in names and ".git" not in names)
 
 
+def _is_gguf(path: Path) -> bool:
+    """A file with GGUF's magic, or an empty one."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as opened:
+        return opened.read(4) in (b"GGUF", b"")
+
+
 def _is_interrupted_run(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {entry.name for entry in folder.iterdir()}
     return not names or JOURNAL in names
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a folder or a file is written, where it goes, and where what was there is set aside."""
+
+    made: Path
+    final: Path
+    replaced: Path
 
 
 class Partial:
@@ -148,11 +174,12 @@ class Partial:
         identity: what this run is; an interrupted run with another identity is refused.
         sizes: of the files that units are written to, by name; an interrupted run that did not
             leave all of them is worth nothing, whatever its journal says.
-        force: replace `final`; without `resume`, also discard what an interrupted run left.
+        files: where the output is files and not a folder, their names, beside `final`.
+        force: replace what is there; without `resume`, also discard what an interrupted run left.
         resume: continue what an interrupted run left.
 
     Attributes:
-        folder: where to write; becomes `final`.
+        folder: where to write; becomes `final`, or its files do.
         journal: what is in there already.
 
     Raises:
@@ -160,17 +187,29 @@ class Partial:
     """
 
     def __init__(
-        self, final: Path, identity: str, sizes: Mapping[str, int], *, force: bool, resume: bool
+        self,
+        final: Path,
+        identity: str,
+        sizes: Mapping[str, int],
+        *,
+        files: Sequence[str] | None = None,
+        force: bool,
+        resume: bool,
     ) -> None:
         self._final, self._force = final, force
         self._root = partial_of(final)
         self._replaced = self._root / REPLACED
         self.folder = self._root / MODEL
+        self._places = [_Place(self.folder, final, self._replaced)]
+        if files is not None:
+            self._places = [
+                _Place(self.folder / name, final.with_name(name), self._replaced / name)
+                for name in files
+            ]
         try:
             self.journal = Journal(self._root / JOURNAL)
             try:
-                if _is_there(final) and not force:  # another run was faster
-                    raise _exists(final, resume)
+                self._refuse_to_replace(resume)  # another run was faster
                 if force and not resume:
                     self.journal.forget()
                     self._restore()
@@ -186,26 +225,30 @@ class Partial:
             raise OutputError(f"{self._root}: cannot be written: {problem.strerror}") from problem
 
     def publish(self) -> None:
-        """Give the complete folder its name.
+        """Give what is complete its name.
 
         Raises:
             OutputError: somebody else made the output meanwhile.
             WriteError: it cannot be renamed. In both cases a resumed run has little left to do.
         """
-        if _is_there(self._final) and not self._force:
-            raise _exists(self._final, resume=True)
+        self._refuse_to_replace(resume=True)
         try:
             try:
-                if _is_there(self._final):
-                    _remove(self._replaced)
-                    self._final.rename(self._replaced)
-                self.folder.rename(self._final)
+                for place in reversed(self._places):
+                    if _is_there(place.final):
+                        _remove(place.replaced)
+                        place.replaced.parent.mkdir(exist_ok=True)
+                        place.final.rename(place.replaced)
+                for place in reversed(self._places):
+                    place.made.rename(place.final)
             except BaseException:
+                self._take_back()
                 self._restore()
                 raise
             sync_folder(self._final.absolute().parent)
         except OSError as problem:
             raise write_error(self._root, problem) from problem
+        _remove(self.folder)
 
     def discard(self) -> None:
         """Give up what was written."""
@@ -218,26 +261,41 @@ class Partial:
         """Release the lock; a partial folder that holds nothing of worth any more goes away."""
         try:
             if not self.folder.exists():
-                if _is_there(self._final):
+                if all(_is_there(place.final) for place in self._places):
                     _remove(self._replaced)
                 if not self._replaced.exists():
                     _remove(self._root)
         finally:
             self.journal.close()
 
+    def _refuse_to_replace(self, resume: bool) -> None:
+        for place in self._places:
+            if _is_there(place.final) and not self._force:
+                raise _exists(place.final, self._root, resume)
+
+    def _take_back(self) -> None:
+        """Of several files, those that have their names lose them again."""
+        for place in self._places:
+            if not place.made.exists() and _is_there(place.final):
+                place.final.rename(place.made)
+
     def _restore(self) -> None:
-        """An old output that was set aside gets its name back, unless the new one has it."""
-        if self._replaced.exists() and not _is_there(self._final):
-            self._replaced.rename(self._final)
+        """What was set aside gets its name back, unless something new has it."""
+        for place in self._places:
+            if place.replaced.exists() and not _is_there(place.final):
+                place.replaced.rename(place.final)
 
 
 def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _remove(folder: Path) -> None:
-    """Delete a folder as far as possible, if it is there."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _remove(path: Path) -> None:
+    """Delete a folder or a file as far as possible, if it is there."""
+    if path.is_file():
+        with suppress(OSError):
+            path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def write_error(folder: Path, problem: OSError) -> WriteError:

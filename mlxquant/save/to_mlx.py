@@ -1,23 +1,17 @@
-"""The MLX folder sink: what stock `mlx_lm.load` opens, written so that memory stays flat.
-
-Everything is written below `<output>.partial`; the output gets its name when it is complete and
-synced. An interrupted run leaves the partial folder behind, and `resume` ends in the same bytes.
-"""
+"""The MLX folder sink: what stock `mlx_lm.load` opens, written so that memory stays flat."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FileFormatError, ModelError, OutputError, RequestError
 from ..files.atomic import sync_file, sync_folder, write_file
-from .layout import UNIT_BYTES, Layout, lay_out
+from .folder import lay_out
+from .layout import Layout
 from .manifest import (
     MANIFEST,
     describe_items,
@@ -26,11 +20,13 @@ from .manifest import (
     manifest,
     versions,
 )
-from .partial import Partial, check_output, check_space, partial_of, write_error
+from .partial import check_output
+from .stream import Options, stream
 
 if TYPE_CHECKING:
     from ..models.mlx_lm import SourceModel
     from ..quantize.policy import Plan
+    from .work import Work
 
 __all__ = ["Result", "check_output", "save_folder"]
 
@@ -82,83 +78,45 @@ class Result:
 
 
 def save_folder(
-    plan: Plan,
-    source: SourceModel,
-    output: str | PathLike[str],
-    *,
-    force: bool = False,
-    resume: bool = False,
-    threads: int | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    plan: Plan, source: SourceModel, output: str | PathLike[str], options: Options
 ) -> Result:
-    """Write a plan's model to a folder. Arguments and errors as `pipeline.quantize`."""
-    if threads is not None and threads < 1:
-        raise RequestError(f"threads {threads} is not at least 1")
-    final = Path(output)
-    _check_apart(final, source.checkpoint.path)
-    layout = lay_out(plan, source)
-    check_space(final, layout.nbytes)
-    stamps = _stamps(source)
-    identity = _identity(plan, source, layout, stamps)
-    sizes = {shard.name: shard.size for shard in layout.shards}
-    partial = Partial(final, identity, sizes, force=force, resume=resume)
-    try:
-        files = _write(plan, source, layout, partial, threads, progress)
-        if _stamps(source) != stamps:
-            raise ModelError(f"{source.checkpoint.path}: changed while it was read; run again")
-        partial.publish()
-    except (FileFormatError, ModelError) as problem:
-        # A resumed run could only fail in the same way, unless it was the reading that failed.
-        if isinstance(problem, ModelError) or _stamps(source) != stamps:
-            partial.discard()
-        raise
-    finally:
-        partial.close()
+    """Write a plan's model to a folder. Errors as `pipeline.quantize`."""
+    final, layout = Path(output), lay_out(plan, source)
+    identity = [
+        describe_request(plan),
+        versions(),
+        [(item.name, item.source, str(item.target), item.dtype) for item in plan.items],
+        source.config,
+    ]
+    files: dict[str, dict[str, Any]] = {}
+
+    def finish(folder: Path, work: Work) -> None:
+        files.update(_finish(plan, source, layout, folder, work))
+
     checkpoint = source.checkpoint
+    stream(layout, final, checkpoint.path, checkpoint.shards, identity, options, finish=finish)
     return Result(plan, layout, checkpoint.nbytes, checkpoint.notes, final, files)
 
 
-def _write(
-    plan: Plan,
-    source: SourceModel,
-    layout: Layout,
-    partial: Partial,
-    threads: int | None,
-    progress: Callable[[int, int, str], None] | None,
+def _finish(
+    plan: Plan, source: SourceModel, layout: Layout, folder: Path, work: Work
 ) -> dict[str, dict[str, Any]]:
-    """Everything that goes into the folder; returns size and hash by file."""
-    import mlx.core as mx
-
-    from .work import Work
-
-    folder = partial.folder
-    work = Work(plan, source, layout, folder, partial.journal)
-    threads = threads or os.cpu_count() or 1
-    # MLX keeps freed buffers for the next unit, as many as the units in flight need: returning them
-    # to the system each time costs more than the rounding (page faults, on every thread at once).
-    before = mx.set_cache_limit(16 * UNIT_BYTES * threads)
-    try:
-        work.run(source.checkpoint.shards, threads, progress)
-    finally:
-        mx.set_cache_limit(before)
+    """All that is in the folder beside the weights; returns size and hash by file."""
     files = {
         shard.name: {"bytes": shard.size, "sha256": work.output_hashes[shard.name]}
         for shard in layout.shards
     }
-    try:
-        for name in _write_small_files(plan, source, layout, folder):
-            files[name] = file_hash(folder / name)
-        hashes = work.source_hashes
-        config = source.checkpoint.path / "config.json"
-        if config.exists():  # a GGUF file holds its own
-            hashes["config.json"] = file_hash(config)["sha256"]
-        write_file(folder / MANIFEST, manifest(plan, source, hashes, files))
-        files[MANIFEST] = file_hash(folder / MANIFEST)
-        _remove_others(folder, files)
-        for inside in {(folder / name).parent for name in files}:
-            sync_folder(inside)
-    except OSError as problem:
-        raise write_error(folder, problem) from problem
+    for name in _write_small_files(plan, source, layout, folder):
+        files[name] = file_hash(folder / name)
+    hashes = work.source_hashes
+    config = source.checkpoint.path / "config.json"
+    if config.exists():  # a GGUF file holds its own
+        hashes["config.json"] = file_hash(config)["sha256"]
+    write_file(folder / MANIFEST, manifest(plan, source, hashes, files))
+    files[MANIFEST] = file_hash(folder / MANIFEST)
+    _remove_others(folder, files)
+    for inside in {(folder / name).parent for name in files}:
+        sync_folder(inside)
     return files
 
 
@@ -209,48 +167,3 @@ def _remove_others(folder: Path, files: Collection[str]) -> None:
                 path.rmdir()
         elif path.relative_to(folder).as_posix() not in files:
             path.unlink()
-
-
-def _stamps(source: SourceModel) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of the source's weight files; -1 for one that is gone."""
-    stamps = []
-    for path in source.checkpoint.shards:
-        try:
-            stat = path.stat()
-            stamps.append((path.name, stat.st_size, stat.st_mtime_ns))
-        except OSError:
-            stamps.append((path.name, -1, -1))
-    return stamps
-
-
-def _identity(
-    plan: Plan, source: SourceModel, layout: Layout, stamps: list[tuple[str, int, int]]
-) -> str:
-    """A hash of all that the output's bytes depend on."""
-    content = [
-        describe_request(plan),
-        versions(),
-        stamps,
-        [hashlib.sha256(shard.header).hexdigest() for shard in layout.shards],
-        [(item.name, item.source, str(item.target), item.dtype) for item in plan.items],
-        [(unit.item, unit.outputs, unit.begin, unit.end) for unit in layout.units],
-        source.config,
-    ]
-    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
-
-
-def _check_apart(final: Path, model: Path) -> None:
-    """Neither the output nor its partial folder may hold the model that is read, or lie in it."""
-    for output in (final, partial_of(final)):
-        if _is_inside(model, output):
-            raise OutputError(f"{output}: the model itself lies there; choose another output")
-        if _is_inside(output, model):
-            raise OutputError(f"{final}: lies in the model's folder {model}; choose another output")
-
-
-def _is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path is the folder or lies in it; either may not exist, or be spelt differently."""
-    if not folder.exists():
-        return False
-    real = path.resolve()
-    return any(place.exists() and place.samefile(folder) for place in (real, *real.parents))

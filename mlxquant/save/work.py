@@ -24,15 +24,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import FileFormatError, ModelError, WriteError, one_line
+from ..errors import FileFormatError, ModelError, WriteError
 from ..files.atomic import write_at
-from ..formats.base import Array, NonFiniteError
-from ..quantize.rows import encode_rows, float_rows, stored_rows
 from .partial import write_error
 
 if TYPE_CHECKING:
-    from ..models.mlx_lm import SourceModel
-    from ..quantize.policy import Plan
     from .journal import Journal
     from .layout import Layout, Unit
 
@@ -54,14 +50,18 @@ class _Stopped(Exception):
 class Work:
     """One run over the units that are not finished yet.
 
+    Args:
+        folder: where the layout's shards are written.
+        hashed: whether to hash the sources and the shards.
+
     After `run`, `output_hashes` and `source_hashes` hold SHA-256 hex digests by file name.
     """
 
     def __init__(
-        self, plan: Plan, source: SourceModel, layout: Layout, folder: Path, journal: Journal
+        self, layout: Layout, folder: Path, journal: Journal, *, hashed: bool = True
     ) -> None:
-        self._plan, self._source, self._layout = plan, source, layout
-        self._folder, self._journal = folder, journal
+        self._layout, self._folder, self._journal = layout, folder, journal
+        self._hashed = hashed
         self._changed = threading.Condition()
         self._done: SimpleQueue[int | None] = SimpleQueue()
         self._failure: BaseException | None = None
@@ -71,7 +71,7 @@ class Work:
         self._pending = [0] * len(layout.outputs)
         for unit in layout.units:
             if unit.number not in journal.finished:
-                for output in unit.outputs:
+                for output in unit.job.outputs:
                     self._pending[output] += 1
         self._queue = iter([u for u in layout.units if u.number not in journal.finished])
         self.output_hashes: dict[str, str] = {}
@@ -86,8 +86,9 @@ class Work:
         """
         self._handles: list[int] = []
         jobs = [self._guard(self._encode) for _ in range(threads)]
-        jobs.append(self._guard(self._hash_outputs))
-        jobs.append(self._guard(lambda: self._hash_sources(sources)))
+        if self._hashed:
+            jobs.append(self._guard(self._hash_outputs))
+            jobs.append(self._guard(lambda: self._hash_sources(sources)))
         running = [threading.Thread(target=job, daemon=True) for job in jobs]
         with self._ctrl_c_is_a_request():
             try:
@@ -162,7 +163,7 @@ class Work:
             self._fresh.append(number)
             count += self._unit_bytes(unit)
             if progress is not None:
-                progress(count, total, self._plan.items[unit.item].name)
+                progress(count, total, unit.job.name)
             if count - synced >= SYNC_BYTES:
                 self._record()
                 synced = count
@@ -197,9 +198,7 @@ class Work:
 
     def _unit_bytes(self, unit: Unit) -> int:
         """Float bytes that a unit stands for, for progress."""
-        item = self._plan.items[unit.item]
-        width = item.shape[-1] if item.target is not None and item.shape else 1
-        return 2 * (unit.end - unit.begin) * width
+        return (unit.end - unit.begin) * unit.job.step_bytes
 
     def _guard(self, job: Callable[[], None]) -> Callable[[], None]:
         """A thread's main function: the first failure of any is kept for the caller."""
@@ -230,50 +229,22 @@ class Work:
                     unit = None if self._stop else next(self._queue, None)
                 if unit is None:
                     return
-                for output, array in zip(unit.outputs, self._arrays(unit), strict=True):
+                job = unit.job
+                arrays = job.produce(unit.begin, unit.end)
+                for output, array in zip(job.outputs, arrays, strict=True):
                     place = self._layout.outputs[output]
-                    step = (place.stop - place.start) // self._length(unit, output)
+                    step = (place.stop - place.start) // job.steps
                     write_at(
                         self._handles[place.shard],
                         np.ascontiguousarray(array).view(np.uint8).data.cast("B"),
                         place.start + unit.begin * step,
                     )
                 with self._changed:
-                    for output in unit.outputs:
+                    for output in job.outputs:
                         self._pending[output] -= 1
-                    if not all(self._pending[output] for output in unit.outputs):
+                    if not all(self._pending[output] for output in job.outputs):
                         self._changed.notify_all()
                 self._done.put(unit.number)
-
-    def _length(self, unit: Unit, output: int) -> int:
-        """How many of the unit's steps (rows or elements) the whole output has."""
-        shape = self._layout.outputs[output].shape
-        size = int(np.prod(shape, dtype=np.int64))
-        return size // shape[-1] if self._is_decoded(unit) else size
-
-    def _is_decoded(self, unit: Unit) -> bool:
-        item = self._plan.items[unit.item]
-        return item.target is not None or item.decoded
-
-    def _arrays(self, unit: Unit) -> tuple[Array, ...]:
-        """The wire arrays of one unit."""
-        item = self._plan.items[unit.item]
-        if not self._is_decoded(unit):
-            output = self._layout.outputs[unit.outputs[0]]
-            rows = stored_rows(self._source, output.name, output.dtype, unit.begin, unit.end)
-            return (rows,)
-        rows = float_rows(self._source, item, unit.begin, unit.end)
-        if item.target is None:
-            return (rows,)
-        try:
-            return encode_rows(item.target, rows, item.dtype)
-        except NonFiniteError as problem:
-            raise ModelError(
-                f"{self._source.checkpoint.path}: tensor {one_line(item.name, 80)!r}: "
-                f"{problem.value} at row {unit.begin + problem.row}, column {problem.column}: "
-                f"{item.target.name} cannot hold it (`mlxquant inspect --verify` lists every "
-                f"such weight; --tensor '{item.module}=keep' leaves this one as it is)"
-            ) from problem
 
     def _hash_sources(self, sources: Sequence[Path]) -> None:
         for path in sources:

@@ -282,10 +282,10 @@ def child(order: dict[str, Any], log: int, report: int) -> int:
     import mlx.core as mx
 
     import mlxquant
-    from mlxquant.save import layout, work
+    from mlxquant.save import folder, layout, work
 
     mx.set_default_device(mx.cpu)  # a fork of a process cannot use its GPU
-    layout.UNIT_BYTES, layout.SHARD_BYTES = UNIT_BYTES, SHARD_BYTES
+    layout.UNIT_BYTES, folder.SHARD_BYTES = UNIT_BYTES, SHARD_BYTES
     work.SYNC_BYTES = SYNC_BYTES
     signal.signal(signal.SIGINT, signal.default_int_handler)
     handles = open_files()

@@ -156,7 +156,7 @@ def test_dequantize_experts(tmp_path: Path) -> None:
 
 def test_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model over many files, with an index that mlx_lm follows."""
-    monkeypatch.setattr("mlxquant.save.layout.SHARD_BYTES", 1 << 20)
+    monkeypatch.setattr("mlxquant.save.folder.SHARD_BYTES", 1 << 20)
     quantize(None, tmp_path / "ours", bits=4)
     convert(BUNDLED_MODEL, tmp_path / "theirs", quantize=True)
     assert_same(tmp_path / "ours", tmp_path / "theirs")

@@ -1,0 +1,129 @@
+"""The arrays of an MLX folder and their bytes: a plan laid out, and the work that fills it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import ModelError, one_line
+from ..files.safetensors import build_header
+from ..formats.base import Array, NonFiniteError
+from ..load.checkpoint import carrier_of
+from ..quantize.rows import encode_rows, float_rows, stored_rows
+from .layout import Job, Layout, Output, Shard, cut
+
+if TYPE_CHECKING:
+    from ..models.mlx_lm import SourceModel
+    from ..quantize.policy import Item, Plan
+
+__all__ = ["lay_out"]
+
+#: a shard is closed before it would pass this; mlx_lm's size
+SHARD_BYTES = 5 << 30
+
+Spec = tuple[str, str, tuple[int, ...]]  # name, element type, shape
+
+
+def lay_out(plan: Plan, source: SourceModel) -> Layout:
+    """Give every array its place and cut the work into units."""
+    arrays: list[Spec] = []
+    of_item: list[range] = []
+    for item in plan.items:
+        first = len(arrays)
+        arrays.extend(_arrays(item, source))
+        of_item.append(range(first, len(arrays)))
+    outputs, shards = _shards(arrays)
+    jobs = [
+        job
+        for item, indices in zip(plan.items, of_item, strict=True)
+        for job in _jobs(item, source, indices, outputs)
+    ]
+    return Layout(outputs, shards, cut(jobs), sum(item.size for item in plan.items))
+
+
+def _arrays(item: Item, source: SourceModel) -> Iterator[Spec]:
+    """The output arrays of one item."""
+    if item.target is not None:
+        for part in item.target.parts:
+            columns = item.shape[-1] // item.target.block_size * part.per_block
+            yield f"{item.module}.{part.suffix}", part.dtype, (*item.shape[:-1], columns)
+    elif item.module is not None and source.modules[item.module].quantized and not item.decoded:
+        for suffix in ("weight", "scales", "biases"):
+            node = source.parameters.get(f"{item.module}.{suffix}")
+            if node is not None:
+                is_float = node.dtype in ("F32", "F16", "BF16")
+                dtype = item.dtype if is_float else node.dtype
+                yield f"{item.module}.{suffix}", dtype, node.shape
+    else:
+        yield item.name, item.dtype, item.shape
+
+
+def _shards(arrays: list[Spec]) -> tuple[tuple[Output, ...], tuple[Shard, ...]]:
+    """The arrays in files of at most SHARD_BYTES, as far as one array allows."""
+    groups: list[list[int]] = []
+    filled = 0
+    for index, (_, dtype, shape) in enumerate(arrays):
+        nbytes = math.prod(shape) * carrier_of(dtype).itemsize
+        if not groups or (filled and filled + nbytes > SHARD_BYTES):
+            groups.append([])
+            filled = 0
+        groups[-1].append(index)
+        filled += nbytes
+    outputs, shards = [], []
+    for number, group in enumerate(groups):
+        header, ranges = build_header([arrays[i] for i in group], {"format": "mlx"})
+        name = (
+            f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
+            if len(groups) > 1
+            else "model.safetensors"
+        )
+        shards.append(Shard(name, header, ranges[-1][1] if ranges else len(header)))
+        for index, (start, stop) in zip(group, ranges, strict=True):
+            outputs.append(Output(*arrays[index], number, start, stop))
+    return tuple(outputs), tuple(shards)
+
+
+def _jobs(
+    item: Item, source: SourceModel, indices: range, outputs: tuple[Output, ...]
+) -> Iterator[Job]:
+    """One job for rows that are computed, one an array for what is passed through."""
+    place = source.parameters[item.name].origin
+    if item.target is not None or item.decoded:
+        rows = math.prod(item.shape[:-1])
+        produce: Callable[[int, int], tuple[Array, ...]] = partial(_computed, source, item)
+        yield Job(item.name, tuple(indices), place, rows, 2 * item.shape[-1], produce)
+        return
+    for index in indices:
+        output = outputs[index]
+        size = math.prod(output.shape)
+        produce = partial(_passed_on, source, output.name, output.dtype)
+        width = carrier_of(output.dtype).itemsize
+        yield Job(item.name, (index,), place, size, width, produce)
+
+
+def _passed_on(
+    source: SourceModel, name: str, dtype: str, begin: int, end: int
+) -> tuple[Array, ...]:
+    return (stored_rows(source, name, dtype, begin, end),)
+
+
+def _computed(source: SourceModel, item: Item, begin: int, end: int) -> tuple[Array, ...]:
+    """Rows decoded, and encoded in the item's format.
+
+    Raises:
+        ModelError: a weight is NaN or infinite.
+    """
+    rows = float_rows(source, item, begin, end)
+    if item.target is None:
+        return (rows,)
+    try:
+        return encode_rows(item.target, rows, item.dtype)
+    except NonFiniteError as problem:
+        raise ModelError(
+            f"{source.checkpoint.path}: tensor {one_line(item.name, 80)!r}: "
+            f"{problem.value} at row {begin + problem.row}, column {problem.column}: "
+            f"{item.target.name} cannot hold it (`mlxquant inspect --verify` lists every "
+            f"such weight; --tensor '{item.module}=keep' leaves this one as it is)"
+        ) from problem

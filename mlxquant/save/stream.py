@@ -1,0 +1,147 @@
+"""Writing a layout to its final name: checked, locked, streamed, synced, published.
+
+Everything is written below `<output>.partial`; the output gets its name when it is complete and
+synced. An interrupted run leaves the partial folder behind, and `resume` ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileFormatError, ModelError, OutputError, RequestError
+from .layout import UNIT_BYTES, Layout
+from .partial import Partial, check_space, partial_of, write_error
+from .work import Progress, Work
+
+__all__ = ["Options", "stream"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to write.
+
+    Attributes:
+        force: replace an output that exists; `resume`: go on where a run was interrupted.
+        threads: worker threads; None for one a core. The bytes do not depend on it.
+        progress: called with (bytes done, bytes in all, name of the tensor).
+
+    Raises:
+        RequestError: fewer threads than one.
+    """
+
+    force: bool = False
+    resume: bool = False
+    threads: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise RequestError(f"threads {self.threads} is not at least 1")
+
+
+def stream(
+    layout: Layout,
+    output: Path,
+    model: Path,
+    sources: Sequence[Path],
+    identity: list[Any],
+    options: Options,
+    *,
+    files: Sequence[str] | None = None,
+    finish: Callable[[Path, Work], None] | None = None,
+) -> None:
+    """Do a layout's work and give the result its name.
+
+    Args:
+        output: the final name.
+        model: what is read, which the output must not touch; `sources`: its weight files.
+        identity: with the layout and the sources, all that the output's bytes depend on.
+        files: names of the shards beside `output`, where the output is files and not a folder.
+        finish: called with the partial folder when all shards are complete; what it adds belongs
+            to the output. With it, sources and shards are hashed on the way.
+
+    Raises:
+        OutputError, WriteError, ModelError, FileFormatError: as `pipeline.quantize`.
+    """
+    _check_apart(output, model)
+    check_space(output, layout.nbytes)
+    stamps = _stamps(sources)
+    content = json.dumps([stamps, layout.described(), identity], default=str)
+    sizes = {shard.name: shard.size for shard in layout.shards}
+    partial = Partial(
+        output,
+        hashlib.sha256(content.encode()).hexdigest(),
+        sizes,
+        files=files,
+        force=options.force,
+        resume=options.resume,
+    )
+    try:
+        work = _run(layout, partial, sources, options, hashed=finish is not None)
+        if finish is not None:
+            try:
+                finish(partial.folder, work)
+            except OSError as problem:
+                raise write_error(partial.folder, problem) from problem
+        if _stamps(sources) != stamps:
+            raise ModelError(f"{model}: changed while it was read; run again")
+        partial.publish()
+    except (FileFormatError, ModelError) as problem:
+        # A resumed run could only fail in the same way, unless it was the reading that failed.
+        if isinstance(problem, ModelError) or _stamps(sources) != stamps:
+            partial.discard()
+        raise
+    finally:
+        partial.close()
+
+
+def _run(
+    layout: Layout, partial: Partial, sources: Sequence[Path], options: Options, *, hashed: bool
+) -> Work:
+    import mlx.core as mx
+
+    work = Work(layout, partial.folder, partial.journal, hashed=hashed)
+    threads = options.threads or os.cpu_count() or 1
+    # MLX keeps freed buffers for the next unit, as many as the units in flight need: returning them
+    # to the system each time costs more than the rounding (page faults, on every thread at once).
+    before = mx.set_cache_limit(16 * UNIT_BYTES * threads)
+    try:
+        work.run(sources, threads, options.progress)
+    finally:
+        mx.set_cache_limit(before)
+    return work
+
+
+def _stamps(sources: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of the source's weight files; -1 for one that is gone."""
+    stamps = []
+    for path in sources:
+        try:
+            stat = path.stat()
+            stamps.append((path.name, stat.st_size, stat.st_mtime_ns))
+        except OSError:
+            stamps.append((path.name, -1, -1))
+    return stamps
+
+
+def _check_apart(final: Path, model: Path) -> None:
+    """Neither the output nor its partial folder may hold the model that is read, or lie in it."""
+    for output in (final, partial_of(final)):
+        if _is_inside(model, output):
+            raise OutputError(f"{output}: the model itself lies there; choose another output")
+        if _is_inside(output, model):
+            raise OutputError(f"{final}: lies in the model's folder {model}; choose another output")
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path is the folder or lies in it; either may not exist, or be spelt differently."""
+    if not folder.exists():
+        return False
+    real = path.resolve()
+    return any(place.exists() and place.samefile(folder) for place in (real, *real.parents))
