@@ -22,17 +22,21 @@ from .base import Array
 from .codebook_fit import Shape, Target, fit
 from .floats import Float32
 from .ggml_format import GgmlFormat
-from .grids import grid, parity_of, signs_of
+from .grids import SIGNS_MX, SIGNS_OF_SEVEN_MX, grid, grid_mx, parity_of, signs_of
+from .k_layout import split
+from .mx_layout import MxArray, scaled_mx, shifted_mx, signed_mx, words_mx
 
 __all__ = [
     "CodebookFormat",
     "Codes",
+    "MxCodes",
     "ShiftedFormat",
     "SignedFormat",
     "as_bytes",
     "from_nibbles",
     "nibbles",
     "read_words",
+    "read_words_mx",
     "with_eighth",
     "write_words",
 ]
@@ -56,6 +60,23 @@ class Codes:
     negative: Array
 
 
+@dataclass(frozen=True)
+class MxCodes:
+    """The same as arrays of MLX.
+
+    Attributes:
+        d: float32 [b, 1].
+        scales, index: unsigned integers, as in Codes.
+        negative: as in Codes, but where seven signs of eight are stored the bits of these seven, in
+            any unsigned type.
+    """
+
+    d: MxArray
+    scales: MxArray
+    index: MxArray
+    negative: MxArray
+
+
 class CodebookFormat(GgmlFormat):
     """A format of super-blocks of 256 weights whose codes are points of a codebook.
 
@@ -71,6 +92,10 @@ class CodebookFormat(GgmlFormat):
     @abstractmethod
     def unpack(self, fields: list[Array]) -> Codes:
         """The fields of b blocks, each uint8 [b, bytes] → their codes."""
+
+    @abstractmethod
+    def unpack_mx(self, fields: list[MxArray]) -> MxCodes:
+        """As `unpack`, of MLX's arrays."""
 
     @abstractmethod
     def pack(self, codes: Codes) -> list[Array]:
@@ -91,6 +116,13 @@ class CodebookFormat(GgmlFormat):
         with np.errstate(over="ignore", invalid="ignore"):
             return codes.d.astype(np.float32)[:, None] * steps
 
+    def _scales_of_mx(self, codes: MxCodes, unit: float) -> MxArray:
+        """As `_scales_of`, of MLX's arrays and with another unit; exact if that is a power of 2."""
+        import mlx.core as mx
+
+        steps = (codes.scales * 2 + 1).astype(mx.float32) * unit
+        return codes.d * steps
+
 
 class SignedFormat(CodebookFormat):
     """IQ2 and IQ3: magnitudes from a codebook, and signs.
@@ -109,6 +141,13 @@ class SignedFormat(CodebookFormat):
             values *= self._scales_of(codes)[:, :, None]
             values = values.reshape(count, 32, 8) * signs_of(codes.negative)
         return values.reshape(count, 256)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat; scale times point has 22 bits and is exact."""
+        codes = self.unpack_mx(list(split(blocks, self.fields).values()))
+        signs = (SIGNS_OF_SEVEN_MX if self.even else SIGNS_MX)[codes.negative]
+        points = grid_mx(self.book, 1)[codes.index]
+        return scaled_mx(points * signs, self._scales_of_mx(codes, self.shape.unit))
 
     def encode_blocks(self, blocks: Float32, importance: Float32 | None) -> Array:
         """See GgmlFormat; what is minimized is Σ importance · (weight - decoded)²."""
@@ -157,6 +196,15 @@ class ShiftedFormat(CodebookFormat):
             values *= self._scales_of(codes)[:, :, None]
         return values.reshape(count, 256)
 
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat; in eighths points and shifts are integers, and everything is exact."""
+        codes = self.unpack_mx(list(split(blocks, self.fields).values()))
+        count, shifts = codes.negative.shape
+        eighths = grid_mx(self.book, 8)[codes.index].reshape(count, shifts, 256 // shifts)
+        shift = 1 - signed_mx(codes.negative) * 2
+        shifted = (eighths + shift[:, :, None]).reshape(count, 256)
+        return scaled_mx(shifted, self._scales_of_mx(codes, self.shape.unit / 8))
+
     def encode_blocks(self, blocks: Float32, importance: Float32 | None) -> Array:
         """See GgmlFormat; what is minimized is Σ importance · (weight - decoded)²."""
         points = grid(self.book)
@@ -190,6 +238,20 @@ def read_words(words: Array) -> tuple[Array, Array]:
     """
     seven = (words[:, :, None] >> np.array([0, 7, 14, 21], dtype=np.uint32)) & 127
     return words >> 28, with_eighth(seven.reshape(len(words), 32))
+
+
+def read_words_mx(stored: MxArray) -> tuple[MxArray, MxArray]:
+    """`read_words` of MLX's arrays: uint8 [b, 32] or [b, 8, 4] → scale codes [b, 8] and the seven
+    stored signs of every 8 weights, [b, 32]; both uint32.
+
+    In a block the words lie at even offsets, not at multiples of 4: hence by halves.
+    """
+    import mlx.core as mx
+
+    b = len(stored)
+    halves = words_mx(stored.reshape(b, 32)).astype(mx.uint32)
+    words = halves[:, ::2] | halves[:, 1::2] << 16
+    return words >> 28, shifted_mx(words, (0, 7, 14, 21), 7)
 
 
 def write_words(scales: Array, masks: Array) -> Array:

@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import RequestError
 from .base import Array, Format, NonFiniteError, Part
 from .floats import Float32
+from .mx_layout import MxArray
 
 __all__ = ["GgmlFormat"]
 
@@ -123,3 +124,11 @@ class GgmlFormat(Format):
     @abstractmethod
     def decode_blocks(self, blocks: Array) -> Float32:
         """uint8 [b, block_bytes] → float32 [b, block_size]."""
+
+    @abstractmethod
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """`decode_blocks` in MLX's operations, lazily and on its default device: the same bits,
+        but that a NaN may be another NaN.
+
+        uint8 [b, block_bytes] → float32 [b, block_size]; [0, block_bytes] has no weights.
+        """

@@ -34,14 +34,17 @@ from .floats import Float32, f32_to_e2m1
 from .ggml_format import GgmlFormat
 from .k_layout import pack_planes, split, unpack_planes
 from .legacy import largest_magnitude
+from .mx_layout import MxArray, NibbleLevels, Table, scaled_mx
 from .registry import register
 
-__all__ = ["TWICE_E2M1", "GgmlMxfp4"]
+__all__ = ["TWICE_E2M1", "TWICE_E2M1_MX", "GgmlMxfp4"]
 
 #: twice the levels of E2M1, by code
 TWICE_E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+TWICE_E2M1_MX = NibbleLevels(TWICE_E2M1)
 #: half of 2^(e - 127), by e
 _HALF_SCALES = np.ldexp(np.float32(1), np.arange(-128, 128)).astype(np.float32)
+_HALF_SCALES_MX = Table(_HALF_SCALES)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class GgmlMxfp4(GgmlFormat):
         levels = TWICE_E2M1.take(unpack_planes(part["qs"], 4, 16))
         with np.errstate(over="ignore"):
             return np.multiply(levels, _HALF_SCALES[part["e"]], out=levels)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        return scaled_mx(TWICE_E2M1_MX.unpack(part["qs"], 16), _HALF_SCALES_MX[part["e"]])
 
 
 _MXFP4 = GgmlMxfp4()

@@ -28,9 +28,10 @@ import numpy as np
 from .base import Array
 from .floats import Bytes, Float32
 from .ggml_format import GgmlFormat
-from .ggml_mxfp4 import TWICE_E2M1
+from .ggml_mxfp4 import TWICE_E2M1, TWICE_E2M1_MX
 from .k_layout import pack_planes, split, unpack_planes
 from .legacy import largest_magnitude
+from .mx_layout import MxArray, Table, scaled_mx
 from .registry import register
 
 __all__ = ["GgmlNvfp4"]
@@ -53,6 +54,7 @@ def _half_scales() -> Float32:
 
 
 _HALF_SCALES = _half_scales()
+_HALF_SCALES_MX = Table(_HALF_SCALES)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class GgmlNvfp4(GgmlFormat):
         levels = TWICE_E2M1.take(unpack_planes(part["qs"], 4, 8)).reshape(-1, 4, 16)
         np.multiply(levels, _HALF_SCALES[part["d"]][:, :, None], out=levels)
         return levels.reshape(-1, 64)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        return scaled_mx(TWICE_E2M1_MX.unpack(part["qs"], 8), _HALF_SCALES_MX[part["d"]])
 
 
 def _to_e4m3(values: Float32) -> Bytes:

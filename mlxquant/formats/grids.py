@@ -26,8 +26,9 @@ import numpy as np
 
 from .base import Array
 from .floats import Float32
+from .mx_layout import Table
 
-__all__ = ["grid", "parity_of", "signs_of"]
+__all__ = ["SIGNS_MX", "SIGNS_OF_SEVEN_MX", "grid", "grid_mx", "parity_of", "signs_of"]
 
 
 @cache
@@ -44,6 +45,12 @@ def grid(name: str) -> Float32:
     points: Float32 = np.asarray(levels, dtype=np.float32)[digits]
     points.flags.writeable = False
     return points
+
+
+@cache
+def grid_mx(name: str, factor: int) -> Table:
+    """`factor` times the points of a codebook, as rows of int8 [points, G]."""
+    return Table((grid(name) * np.float32(factor)).astype(np.int8))
 
 
 def signs_of(masks: Array) -> Float32:
@@ -65,6 +72,12 @@ def parity_of(masks: Array) -> Array:
 
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _SIGNS = np.float32(1) - np.float32(2) * _BITS
+_SEVEN = np.arange(128, dtype=np.uint8)
+
+#: `signs_of`, as rows of int8 by mask
+SIGNS_MX = Table(_SIGNS.astype(np.int8))
+#: the same by mask of the seven signs that are stored, the eighth by parity
+SIGNS_OF_SEVEN_MX = Table(_SIGNS[_SEVEN | parity_of(_SEVEN) << 7].astype(np.int8))
 
 #: name → (levels, G, the set)
 _SETS: dict[str, tuple[tuple[int, ...], int, str]] = {

@@ -21,8 +21,9 @@ from __future__ import annotations
 import numpy as np
 
 from .base import Array
-from .codebook import Codes, ShiftedFormat, as_bytes, from_nibbles, nibbles
+from .codebook import Codes, MxCodes, ShiftedFormat, as_bytes, from_nibbles, nibbles
 from .codebook_fit import Shape
+from .mx_layout import MxArray, nibbles_mx, shifted_mx, words_mx
 from .registry import register
 
 __all__ = ["Iq1M"]
@@ -49,6 +50,19 @@ class Iq1M(ShiftedFormat):
         halves = nibbles(high)
         index = low | ((halves & 7).astype(np.uint16) << 8)
         return Codes(d.view("<f2"), scales, index, halves >> 3)
+
+    def unpack_mx(self, fields: list[MxArray]) -> MxCodes:
+        """See CodebookFormat."""
+        import mlx.core as mx
+
+        low, high, packed = fields
+        words = words_mx(packed)
+        bits = words >> 12
+        d = bits[:, :1] | bits[:, 1:2] << 4 | bits[:, 2:3] << 8 | bits[:, 3:] << 12
+        halves = nibbles_mx(high)
+        index = low | (halves & 7).astype(mx.uint16) << 8
+        scales = shifted_mx(words, (0, 3, 6, 9), 3)
+        return MxCodes(d.view(mx.float16).astype(mx.float32), scales, index, halves >> 3)
 
     def pack(self, codes: Codes) -> list[Array]:
         """See CodebookFormat."""

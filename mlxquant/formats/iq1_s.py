@@ -19,8 +19,9 @@ from __future__ import annotations
 import numpy as np
 
 from .base import Array
-from .codebook import Codes, ShiftedFormat, as_bytes
+from .codebook import Codes, MxCodes, ShiftedFormat, as_bytes
 from .codebook_fit import Shape
+from .mx_layout import MxArray, halves_mx, shifted_mx, words_mx
 from .registry import register
 
 __all__ = ["Iq1S"]
@@ -43,6 +44,16 @@ class Iq1S(ShiftedFormat):
         words = packed.view("<u2")
         upper = ((words[:, :, None] >> _PLACES) & 7).reshape(low.shape)
         return Codes(d.view("<f2")[:, 0], (words >> 12) & 7, low | (upper << 8), words >> 15)
+
+    def unpack_mx(self, fields: list[MxArray]) -> MxCodes:
+        """See CodebookFormat."""
+        import mlx.core as mx
+
+        d, low, packed = fields
+        words = words_mx(packed)
+        index = low | shifted_mx(words, (0, 3, 6, 9), 3) << 8
+        negative = (words >> 15).astype(mx.uint8)
+        return MxCodes(halves_mx(d), (words >> 12) & 7, index, negative)
 
     def pack(self, codes: Codes) -> list[Array]:
         """See CodebookFormat."""

@@ -18,8 +18,9 @@ from __future__ import annotations
 import numpy as np
 
 from .base import Array
-from .codebook import Codes, SignedFormat, as_bytes, from_nibbles, nibbles
+from .codebook import Codes, MxCodes, SignedFormat, as_bytes, from_nibbles, nibbles
 from .codebook_fit import Shape
+from .mx_layout import MxArray, halves_mx, nibbles_mx, planes_mx
 from .registry import register
 
 __all__ = ["Iq2S"]
@@ -49,6 +50,14 @@ class Iq2S(SignedFormat):
         d, low, signs, high, scales = fields
         upper = ((high[:, :, None] >> _PLACES) & 3).reshape(low.shape).astype(np.uint16)
         return Codes(d.view("<f2")[:, 0], nibbles(scales), low | (upper << 8), signs)
+
+    def unpack_mx(self, fields: list[MxArray]) -> MxCodes:
+        """See CodebookFormat."""
+        import mlx.core as mx
+
+        d, low, signs, high, scales = fields
+        index = low | planes_mx(high, 2, 1).astype(mx.uint16) << 8
+        return MxCodes(halves_mx(d), nibbles_mx(scales), index, signs)
 
     def pack(self, codes: Codes) -> list[Array]:
         """See CodebookFormat."""

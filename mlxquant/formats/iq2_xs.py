@@ -18,8 +18,9 @@ from __future__ import annotations
 import numpy as np
 
 from .base import Array
-from .codebook import Codes, SignedFormat, as_bytes, from_nibbles, nibbles, with_eighth
+from .codebook import Codes, MxCodes, SignedFormat, as_bytes, from_nibbles, nibbles, with_eighth
 from .codebook_fit import Shape
+from .mx_layout import MxArray, halves_mx, nibbles_mx, words_mx
 from .registry import register
 
 __all__ = ["Iq2Xs"]
@@ -41,6 +42,12 @@ class Iq2Xs(SignedFormat):
         d, groups, scales = fields
         words = groups.view("<u2")
         return Codes(d.view("<f2")[:, 0], nibbles(scales), words & 511, with_eighth(words >> 9))
+
+    def unpack_mx(self, fields: list[MxArray]) -> MxCodes:
+        """See CodebookFormat."""
+        d, groups, scales = fields
+        words = words_mx(groups)
+        return MxCodes(halves_mx(d), nibbles_mx(scales), words & 511, words >> 9)
 
     def pack(self, codes: Codes) -> list[Array]:
         """See CodebookFormat."""

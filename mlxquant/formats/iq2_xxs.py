@@ -21,8 +21,9 @@ from __future__ import annotations
 import numpy as np
 
 from .base import Array
-from .codebook import Codes, SignedFormat, as_bytes, read_words, write_words
+from .codebook import Codes, MxCodes, SignedFormat, as_bytes, read_words, read_words_mx, write_words
 from .codebook_fit import Shape
+from .mx_layout import MxArray, halves_mx
 from .registry import register
 
 __all__ = ["Iq2Xxs"]
@@ -46,6 +47,13 @@ class Iq2Xxs(SignedFormat):
         words = np.ascontiguousarray(halves[:, :, 4:]).view("<u4")[:, :, 0]
         scales, negative = read_words(words)
         return Codes(d.view("<f2")[:, 0], scales, halves[:, :, :4].reshape(-1, 32), negative)
+
+    def unpack_mx(self, fields: list[MxArray]) -> MxCodes:
+        """See CodebookFormat."""
+        d, pairs = fields
+        halves = pairs.reshape(-1, 8, 8)
+        scales, negative = read_words_mx(halves[:, :, 4:])
+        return MxCodes(halves_mx(d), scales, halves[:, :, :4].reshape(-1, 32), negative)
 
     def pack(self, codes: Codes) -> list[Array]:
         """See CodebookFormat."""

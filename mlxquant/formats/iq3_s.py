@@ -18,8 +18,9 @@ from __future__ import annotations
 import numpy as np
 
 from .base import Array
-from .codebook import Codes, SignedFormat, as_bytes, from_nibbles, nibbles
+from .codebook import Codes, MxCodes, SignedFormat, as_bytes, from_nibbles, nibbles
 from .codebook_fit import Shape
+from .mx_layout import MxArray, halves_mx, nibbles_mx, planes_mx
 from .registry import register
 
 __all__ = ["Iq3S"]
@@ -47,6 +48,14 @@ class Iq3S(SignedFormat):
         d, low, high, signs, scales = fields
         upper = np.unpackbits(high, axis=1, bitorder="little").astype(np.uint16)
         return Codes(d.view("<f2")[:, 0], nibbles(scales), low | (upper << 8), signs)
+
+    def unpack_mx(self, fields: list[MxArray]) -> MxCodes:
+        """See CodebookFormat."""
+        import mlx.core as mx
+
+        d, low, high, signs, scales = fields
+        index = low | planes_mx(high, 1, 1).astype(mx.uint16) << 8
+        return MxCodes(halves_mx(d), nibbles_mx(scales), index, signs)
 
     def pack(self, codes: Codes) -> list[Array]:
         """See CodebookFormat."""

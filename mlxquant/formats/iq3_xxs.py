@@ -16,8 +16,9 @@ The points are of 4 levels each out of 4, 12, 20, 28, 36, 44, 52, 62; there are 
 from __future__ import annotations
 
 from .base import Array
-from .codebook import Codes, SignedFormat, as_bytes, read_words, write_words
+from .codebook import Codes, MxCodes, SignedFormat, as_bytes, read_words, read_words_mx, write_words
 from .codebook_fit import Shape
+from .mx_layout import MxArray, halves_mx
 from .registry import register
 
 __all__ = ["Iq3Xxs"]
@@ -39,6 +40,12 @@ class Iq3Xxs(SignedFormat):
         d, index, words = fields
         scales, negative = read_words(words.view("<u4"))
         return Codes(d.view("<f2")[:, 0], scales, index, negative)
+
+    def unpack_mx(self, fields: list[MxArray]) -> MxCodes:
+        """See CodebookFormat."""
+        d, index, words = fields
+        scales, negative = read_words_mx(words)
+        return MxCodes(halves_mx(d), scales, index, negative)
 
     def pack(self, codes: Codes) -> list[Array]:
         """See CodebookFormat."""

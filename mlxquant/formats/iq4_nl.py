@@ -27,15 +27,17 @@ from .floats import Bytes, Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, pack_planes, split, unpack_planes
 from .legacy import half_bytes, inverse
+from .mx_layout import MxArray, NibbleLevels, halves_mx, scaled_mx
 from .registry import register
 from .scale_search import best_scale, refined, weights_of
 
-__all__ = ["EDGES", "LEVELS", "Iq4Nl", "nearest_codes", "nearest_levels"]
+__all__ = ["EDGES", "LEVELS", "LEVELS_MX", "Iq4Nl", "nearest_codes", "nearest_levels"]
 
 #: the levels, by code
 LEVELS = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
 )
+LEVELS_MX = NibbleLevels(LEVELS)
 
 #: where a search puts the extreme weight: around the levels at both ends
 EDGES = tuple(np.float32(x) for x in (*range(-148, -96, 3), *range(98, 133, 5)))
@@ -101,6 +103,11 @@ class Iq4Nl(GgmlFormat):
         levels = LEVELS.take(unpack_planes(part["qs"], 4, 16))
         with np.errstate(invalid="ignore"):
             return np.multiply(levels, halves(part["d"]), out=levels)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        return scaled_mx(LEVELS_MX.unpack(part["qs"], 16), halves_mx(part["d"]))
 
 
 _IQ4_NL = Iq4Nl()

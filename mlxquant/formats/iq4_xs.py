@@ -25,9 +25,10 @@ import numpy as np
 from .base import Array
 from .floats import Float32
 from .ggml_format import GgmlFormat
-from .iq4_nl import EDGES, LEVELS, nearest_codes, nearest_levels
+from .iq4_nl import EDGES, LEVELS, LEVELS_MX, nearest_codes, nearest_levels
 from .k_layout import halves, pack_planes, split, unpack_planes
 from .legacy import half_bytes, inverse
+from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx, signed_mx
 from .registry import register
 from .scale_search import best_scale, clipped_half, weighted_error, weights_of
 
@@ -71,6 +72,13 @@ class Iq4Xs(GgmlFormat):
             scale = halves(part["d"]) * (scales.view(np.int8) - np.int8(32))
             np.multiply(levels, scale[:, :, None], out=levels)
         return levels.reshape(-1, 256)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        scales = planes_mx(part["scales_h"], 2, 1) << 4 | planes_mx(part["scales_l"], 4, 1)
+        scale = halves_mx(part["d"]) * (signed_mx(scales) - 32)
+        return scaled_mx(LEVELS_MX.unpack(part["qs"], 16), scale)
 
 
 def _super_block(rows: Float32, weights: Float32, found: Float32) -> tuple[Float32, Float32]:

@@ -11,6 +11,8 @@ What does not fit a narrow plane is spread over two arrays, each in planes of it
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,12 +21,17 @@ from .floats import Bytes, Float32
 
 __all__ = ["halves", "pack_planes", "split", "to_halves", "unpack_planes"]
 
+#: an array of NumPy or of MLX
+_Bytes = TypeVar("_Bytes")
 
-def split(blocks: Array, fields: tuple[tuple[str, int], ...]) -> dict[str, Bytes]:
-    """uint8 [b, block_bytes] → each field by name, uint8 [b, its bytes]; views."""
+
+def split(blocks: _Bytes, fields: tuple[tuple[str, int], ...]) -> dict[str, _Bytes]:
+    """uint8 [b, block_bytes] → each field by name, uint8 [b, its bytes]; of NumPy, as views, and of
+    MLX."""
+    whole: Any = blocks
     found, begin = {}, 0
     for name, size in fields:
-        found[name] = blocks[:, begin : begin + size]
+        found[name] = whole[:, begin : begin + size]
         begin += size
     return found
 

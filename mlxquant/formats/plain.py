@@ -20,6 +20,7 @@ from ..errors import RequestError
 from .base import Array
 from .floats import Float32, bf16_to_f32, f32_to_bf16
 from .ggml_format import GgmlFormat
+from .mx_layout import MxArray
 from .registry import register
 
 __all__ = ["BF16", "F16", "F32", "F64", "I8", "I16", "I32", "I64", "Plain"]
@@ -47,6 +48,13 @@ class Plain(GgmlFormat):
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             return blocks.view(self.storage).astype(np.float32)
 
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        import mlx.core as mx
+
+        stored = getattr(mx, np.dtype(self.storage).name)
+        return blocks.view(stored).astype(mx.float32)
+
 
 class F32(Plain):
     """32-bit floats."""
@@ -62,6 +70,12 @@ class F64(Plain):
     ggml_name, ggml_type, code_bits = "F64", 28, 64
     fields = (("value", 8),)
     storage = "<f8"
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat; on the CPU, since Metal has no such type."""
+        import mlx.core as mx
+
+        return blocks.view(mx.float64, stream=mx.cpu).astype(mx.float32, stream=mx.cpu)
 
 
 class F16(Plain):
@@ -96,6 +110,12 @@ class BF16(Plain):
     def decode_blocks(self, blocks: Array) -> Float32:
         """Exact, bit for bit."""
         return bf16_to_f32(blocks.view("<u2"))
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        import mlx.core as mx
+
+        return blocks.view(mx.bfloat16).astype(mx.float32)
 
 
 class _Whole(Plain):

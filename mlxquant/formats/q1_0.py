@@ -25,6 +25,7 @@ from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, split
 from .legacy import half_bytes
+from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx, signed_mx
 from .registry import register
 
 __all__ = ["Q10"]
@@ -57,6 +58,12 @@ class Q10(GgmlFormat):
         signs = np.unpackbits(part["qs"], axis=1, bitorder="little").view(np.bool_)
         scale = halves(part["d"])
         return np.where(signs, scale, -scale)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        signs = signed_mx(planes_mx(part["qs"], 1, 1)) * 2 - 1
+        return scaled_mx(signs, halves_mx(part["d"]))
 
 
 _Q1_0 = Q10()

@@ -25,6 +25,7 @@ from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, split
 from .legacy import half_bytes, inverse, largest_magnitude, overflows, round_half_away
+from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx, signed_mx
 from .registry import register
 
 __all__ = ["Q20"]
@@ -62,6 +63,12 @@ class Q20(GgmlFormat):
         levels = _WORDS[part["qs"]].view(np.int8)
         with np.errstate(invalid="ignore"):
             return np.multiply(levels, halves(part["d"]), dtype=np.float32)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        levels = signed_mx(planes_mx(part["qs"], 2, 1)) - 1
+        return scaled_mx(levels, halves_mx(part["d"]))
 
 
 _Q2_0 = Q20()

@@ -26,6 +26,7 @@ from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, pack_planes, split, to_halves, unpack_planes
 from .k_mins import scales_and_mins
+from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx
 from .registry import register
 
 __all__ = ["Q2K"]
@@ -57,6 +58,13 @@ class Q2K(GgmlFormat):
             codes = unpack_planes(part["qs"], 2, 32).reshape(-1, 16, 16)
             rows: Float32 = codes * scale[:, :, None] - low[:, :, None]
         return rows.reshape(len(blocks), 256)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        scale = halves_mx(part["d"]) * (part["scales"] & 15)
+        low = halves_mx(part["dmin"]) * (part["scales"] >> 4)
+        return scaled_mx(planes_mx(part["qs"], 2, 32), scale, -low)
 
 
 _Q2_K = Q2K()

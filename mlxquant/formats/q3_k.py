@@ -30,6 +30,7 @@ from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, pack_planes, split, to_halves, unpack_planes
 from .k_scales import signed_scales
+from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx, signed_mx
 from .registry import register
 
 __all__ = ["Q3K"]
@@ -73,6 +74,15 @@ class Q3K(GgmlFormat):
             signed = codes.view(np.int8).reshape(-1, 16, 16) - np.int8(4)
             rows: Float32 = signed * scale[:, :, None]
         return rows.reshape(len(blocks), 256)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        low = planes_mx(part["scales"][:, :8], 4, 8)
+        high = planes_mx(part["scales"][:, 8:], 2, 4)
+        scale = halves_mx(part["d"]) * (signed_mx(low | high << 4) - 32)
+        codes = planes_mx(part["qs"], 2, 32) | planes_mx(part["hmask"], 1, 32) << 2
+        return scaled_mx(signed_mx(codes) - 4, scale)
 
 
 _Q3_K = Q3K()

@@ -24,6 +24,7 @@ from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, pack_planes, split, unpack_planes
 from .legacy import half_bytes, round_symmetric
+from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx, signed_mx
 from .registry import register
 from .scale_search import search_symmetric
 
@@ -55,6 +56,12 @@ class Q40(GgmlFormat):
         with np.errstate(invalid="ignore"):
             rows: Float32 = np.multiply(levels, halves(part["d"]), dtype=np.float32)
         return rows
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        levels = signed_mx(planes_mx(part["qs"], 4, 16)) - 8
+        return scaled_mx(levels, halves_mx(part["d"]))
 
 
 _Q4_0 = Q40()

@@ -24,6 +24,7 @@ from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, pack_planes, split, unpack_planes
 from .legacy import half_bytes, round_affine
+from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx
 from .registry import register
 from .scale_search import search_affine
 
@@ -56,6 +57,12 @@ class Q41(GgmlFormat):
         with np.errstate(invalid="ignore"):
             rows = np.multiply(codes, halves(part["d"]), dtype=np.float32)
             return np.add(rows, halves(part["m"]), out=rows)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        codes = planes_mx(part["qs"], 4, 16)
+        return scaled_mx(codes, halves_mx(part["d"]), halves_mx(part["m"]))
 
 
 _Q4_1 = Q41()

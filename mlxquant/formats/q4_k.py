@@ -30,9 +30,10 @@ from .floats import Bytes, Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, pack_planes, split, to_halves, unpack_planes
 from .k_mins import scales_and_mins
+from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx
 from .registry import register
 
-__all__ = ["Q4K", "pack_scales", "unpack_scales"]
+__all__ = ["Q4K", "pack_scales", "unpack_scales", "unpack_scales_mx"]
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,29 @@ class Q4K(GgmlFormat):
             rows: Float32 = codes.reshape(-1, 8, 32) * scale[:, :, None] - low[:, :, None]
         return rows.reshape(len(blocks), 256)
 
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        scales, mins = unpack_scales_mx(part["scales"])
+        scale, low = halves_mx(part["d"]) * scales, halves_mx(part["dmin"]) * mins
+        return scaled_mx(planes_mx(part["qs"], 4, 32), scale, -low)
+
 
 def unpack_scales(packed: Array) -> tuple[Bytes, Bytes]:
     """uint8 [b, 12] → scales and mins, each uint8 [b, 8] below 64."""
     first, second, third = packed[:, :4], packed[:, 4:8], packed[:, 8:]
     scales = np.concatenate((first & 63, (third & 15) | first >> 6 << 4), axis=1)
     mins = np.concatenate((second & 63, third >> 4 | second >> 6 << 4), axis=1)
+    return scales, mins
+
+
+def unpack_scales_mx(packed: MxArray) -> tuple[MxArray, MxArray]:
+    """As `unpack_scales`, of MLX's arrays."""
+    import mlx.core as mx
+
+    first, second, third = packed[:, :4], packed[:, 4:8], packed[:, 8:]
+    scales = mx.concatenate([first & 63, (third & 15) | first >> 6 << 4], axis=1)
+    mins = mx.concatenate([second & 63, third >> 4 | second >> 6 << 4], axis=1)
     return scales, mins
 
 

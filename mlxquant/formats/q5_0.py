@@ -25,10 +25,11 @@ from .floats import Bytes, Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, pack_planes, split, unpack_planes
 from .legacy import half_bytes, round_symmetric
+from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx, signed_mx
 from .registry import register
 from .scale_search import search_symmetric
 
-__all__ = ["Q50", "pack_fives", "unpack_fives"]
+__all__ = ["Q50", "pack_fives", "unpack_fives", "unpack_fives_mx"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Q50(GgmlFormat):
             rows: Float32 = np.multiply(levels, halves(part["d"]), dtype=np.float32)
         return rows
 
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        levels = signed_mx(unpack_fives_mx(part["qh"], part["qs"])) - 16
+        return scaled_mx(levels, halves_mx(part["d"]))
+
 
 def unpack_fives(high: Array, low: Array) -> Bytes:
     """qh uint8 [b, 4] and qs uint8 [b, 16] → codes uint8 [b, 32]."""
@@ -64,6 +71,11 @@ def unpack_fives(high: Array, low: Array) -> Bytes:
     np.left_shift(codes, 4, out=codes)
     np.bitwise_or(codes, unpack_planes(low, 4, 16), out=codes)
     return codes
+
+
+def unpack_fives_mx(high: MxArray, low: MxArray) -> MxArray:
+    """As `unpack_fives`, of MLX's arrays."""
+    return planes_mx(high, 1, 1) << 4 | planes_mx(low, 4, 16)
 
 
 def pack_fives(codes: Bytes) -> tuple[Bytes, Bytes]:

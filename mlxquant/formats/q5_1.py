@@ -25,7 +25,8 @@ from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, split
 from .legacy import half_bytes, round_affine
-from .q5_0 import pack_fives, unpack_fives
+from .mx_layout import MxArray, halves_mx, scaled_mx
+from .q5_0 import pack_fives, unpack_fives, unpack_fives_mx
 from .registry import register
 from .scale_search import search_affine
 
@@ -57,6 +58,12 @@ class Q51(GgmlFormat):
         with np.errstate(invalid="ignore"):
             rows = np.multiply(codes, halves(part["d"]), dtype=np.float32)
             return np.add(rows, halves(part["m"]), out=rows)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        codes = unpack_fives_mx(part["qh"], part["qs"])
+        return scaled_mx(codes, halves_mx(part["d"]), halves_mx(part["m"]))
 
 
 _Q5_1 = Q51()

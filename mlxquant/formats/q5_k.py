@@ -27,7 +27,8 @@ from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, pack_planes, split, to_halves, unpack_planes
 from .k_mins import scales_and_mins
-from .q4_k import pack_scales, unpack_scales
+from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx
+from .q4_k import pack_scales, unpack_scales, unpack_scales_mx
 from .registry import register
 
 __all__ = ["Q5K"]
@@ -66,6 +67,14 @@ class Q5K(GgmlFormat):
             scale, low = halves(part["d"]) * scales, halves(part["dmin"]) * mins
             rows: Float32 = codes.reshape(-1, 8, 32) * scale[:, :, None] - low[:, :, None]
         return rows.reshape(len(blocks), 256)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        scales, mins = unpack_scales_mx(part["scales"])
+        scale, low = halves_mx(part["d"]) * scales, halves_mx(part["dmin"]) * mins
+        codes = planes_mx(part["qs"], 4, 32) | planes_mx(part["qh"], 1, 32) << 4
+        return scaled_mx(codes, scale, -low)
 
 
 _Q5_K = Q5K()

@@ -28,6 +28,7 @@ from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, pack_planes, split, to_halves, unpack_planes
 from .k_scales import signed_scales
+from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx, signed_mx
 from .registry import register
 
 __all__ = ["Q6K"]
@@ -66,6 +67,13 @@ class Q6K(GgmlFormat):
             signed = codes.view(np.int8).reshape(-1, 16, 16) - np.int8(32)
             rows: Float32 = signed * scale[:, :, None]
         return rows.reshape(len(blocks), 256)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        codes = planes_mx(part["ql"], 4, 64) | planes_mx(part["qh"], 2, 32) << 4
+        scale = halves_mx(part["d"]) * signed_mx(part["scales"])
+        return scaled_mx(signed_mx(codes) - 32, scale)
 
 
 _Q6_K = Q6K()

@@ -24,6 +24,7 @@ from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, split
 from .legacy import half_bytes, inverse, largest_magnitude, overflows, round_half_away
+from .mx_layout import MxArray, halves_mx, scaled_mx, signed_mx
 from .registry import register
 
 __all__ = ["Q80"]
@@ -54,6 +55,11 @@ class Q80(GgmlFormat):
         part = split(blocks, self.fields)
         with np.errstate(invalid="ignore"):
             return np.multiply(part["qs"].view(np.int8), halves(part["d"]), dtype=np.float32)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        return scaled_mx(signed_mx(part["qs"]), halves_mx(part["d"]))
 
 
 _Q8_0 = Q80()

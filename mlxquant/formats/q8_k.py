@@ -28,6 +28,7 @@ from .base import Array
 from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import split
+from .mx_layout import MxArray, scaled_mx, signed_mx
 from .registry import register
 
 __all__ = ["Q8K"]
@@ -65,6 +66,13 @@ class Q8K(GgmlFormat):
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             rows: Float32 = d * part["qs"].view(np.int8)
         return rows
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        import mlx.core as mx
+
+        part = split(blocks, self.fields)
+        return scaled_mx(signed_mx(part["qs"]), part["d"].view(mx.float32))
 
 
 _Q8_K = Q8K()

@@ -31,6 +31,7 @@ from .floats import Bytes, Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, split
 from .legacy import half_bytes, inverse, largest_magnitude, overflows, round_half_away
+from .mx_layout import MxArray, constant_mx, halves_mx, scaled_mx
 from .registry import register
 
 __all__ = ["Tq10", "trits"]
@@ -80,6 +81,20 @@ class Tq10(GgmlFormat):
                 levels[:, begin:end] = _DIGITS[i][run]
         with np.errstate(invalid="ignore"):
             return np.multiply(levels, scale, dtype=np.float32)
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        import mlx.core as mx
+
+        levels = []
+        for first, size, count in _RUNS:
+            # bytes wrap around, which leaves the fraction behind the first i digits
+            powers = constant_mx((1, 3, 9, 27, 81)[:count], "uint8")[:, None]
+            rest = blocks[:, None, first : first + size] * powers
+            digits = (rest.astype(mx.uint16) * 3 >> 8).astype(mx.int8)
+            levels.append(digits.reshape(len(blocks), size * count) - 1)
+        d = halves_mx(split(blocks, self.fields)["d"])
+        return scaled_mx(mx.concatenate(levels, axis=1), d)
 
 
 def trits(blocks: Float32, scale: Float32) -> Bytes:

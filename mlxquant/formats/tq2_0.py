@@ -26,6 +26,7 @@ from .floats import Float32
 from .ggml_format import GgmlFormat
 from .k_layout import halves, pack_planes, split, unpack_planes
 from .legacy import half_bytes, largest_magnitude
+from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx, signed_mx
 from .registry import register
 from .tq1_0 import trits
 
@@ -55,6 +56,12 @@ class Tq20(GgmlFormat):
         with np.errstate(invalid="ignore"):
             rows: Float32 = np.multiply(levels, halves(part["d"]), dtype=np.float32)
         return rows
+
+    def decode_mx(self, blocks: MxArray) -> MxArray:
+        """See GgmlFormat."""
+        part = split(blocks, self.fields)
+        levels = signed_mx(planes_mx(part["qs"], 2, 32)) - 1
+        return scaled_mx(levels, halves_mx(part["d"]))
 
 
 _TQ2_0 = Tq20()
