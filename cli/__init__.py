@@ -18,7 +18,7 @@ from ..errors import MlxquantError
 
 __all__ = ["main"]
 
-COMMANDS = ("quantize", "chat", "generate", "inspect")
+COMMANDS = ("quantize", "chat", "generate", "inspect", "export")
 
 
 class LazyGroup(click.Group):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..save.to_mlx import Result
 
 
-__all__ = ["show_plan", "show_result"]
+__all__ = ["by_layer", "layer_ranges", "show_plan", "show_result"]
 
 
 def show_plan(plan: Plan) -> None:
@@ -72,11 +72,11 @@ def by_layer(items: Iterable[Item]) -> list[tuple[str, Item]]:
     result = []
     for (pattern, *_), members in groups.items():
         layers = [item.layer for item in members if item.layer is not None]
-        result.append((pattern.replace(".*.", f".{_ranges(layers)}.", 1), members[0]))
+        result.append((pattern.replace(".*.", f".{layer_ranges(layers)}.", 1), members[0]))
     return result
 
 
-def _ranges(numbers: list[int]) -> str:
+def layer_ranges(numbers: list[int]) -> str:
     """1 2 3 7 → `[1-3,7]`; a single number stands alone."""
     spans: list[list[int]] = []
     for n in sorted(numbers):

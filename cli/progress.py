@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["ByteProgress"]
+import click
+
+__all__ = ["ByteProgress", "say_what_is_kept"]
+
+
+def say_what_is_kept(output: str) -> None:
+    """After Ctrl-C: what an interrupted run left behind, and what it is good for."""
+    if Path(f"{output}.partial").exists():
+        click.echo(f"{output}.partial keeps what is done: --resume finishes it", err=True)
 
 
 class ByteProgress:

@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+from .progress import ByteProgress, say_what_is_kept
+from .quantize_gguf import gguf_options, quantize_gguf, take_gguf_options
+
 __all__ = ["command"]
 
 # Written out, so that `--help` need not import the quantizers; a test compares them.
@@ -75,7 +78,13 @@ def _overrides(
     help="Type of scales and of what stays unquantized; the config's if left out.",
 )
 @click.option("-d", "--dequantize", is_flag=True, help="Write a quantized model back as floats.")
-@click.option("--requantize", is_flag=True, help="Allow a source that is quantized already.")
+@click.option(
+    "--requantize",
+    "--allow-requantize",
+    is_flag=True,
+    help="Allow a source that is quantized already.",
+)
+@gguf_options
 @click.option("-q", "--quantize", "_quantize", is_flag=True, hidden=True)
 @click.option("--dry-run", is_flag=True, help="Show what each tensor would get; write nothing.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists, or start over.")
@@ -98,23 +107,37 @@ def command(
     trust_remote_code: bool,
     **options: Any,
 ) -> None:
-    """Quantize MODEL, a folder or a hub id, into a folder that mlx-lm opens.
+    """Quantize MODEL, a folder, a GGUF file or a hub id, into a folder that mlx-lm opens, or with
+    --type into a GGUF file.
 
     \b
     mlxquant quantize                                   the bundled model, 4 bits
     mlxquant quantize org/model -o small --bits 4
     mlxquant quantize folder --mode mxfp4 --head-bits 8
     mlxquant quantize folder --bits 3 --tensor 'model.layers.0.*=8'
+    mlxquant quantize folder -o small.gguf --type Q4_K_M
     """
     if model and model_option:
         raise click.UsageError("MODEL is given twice")
     model = model or model_option
+    run = {
+        "dry_run": dry_run,
+        "force": force,
+        "resume": resume,
+        "threads": threads,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+    }
+    asked = take_gguf_options(options, output)
+    if asked is not None:
+        quantize_gguf(model, output, asked, options, run, as_json=as_json)
+        return
     from ..pipeline import quantize
     from ..quantize.policy import Request
     from .plans import show_plan, show_result
-    from .progress import ByteProgress
     from .tables import prepare, say
 
+    approximate = options.pop("approximate_tokenizer")
     request = Request(**options)
     output = output or default_output(model, request)
     try:
@@ -123,17 +146,12 @@ def command(
                 model,
                 output,
                 request,
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                dry_run=dry_run,
-                force=force,
-                resume=resume,
-                threads=threads,
+                approximate_tokenizer=approximate,
                 progress=progress,
+                **run,
             )
     except KeyboardInterrupt:
-        if Path(f"{output}.partial").exists():
-            click.echo(f"{output}.partial keeps what is done: --resume finishes it", err=True)
+        say_what_is_kept(output)
         raise
     prepare()
     if as_json:

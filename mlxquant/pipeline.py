@@ -2,28 +2,39 @@
 
 open_checkpoint   a folder, a hub id or nothing (the bundled model) → a lazy Checkpoint
 quantize          Checkpoint → plan → streamed MLX folder
+quantize_gguf     Checkpoint → plan → streamed GGUF file, llama-quantize's types
+export            Checkpoint → plan → streamed GGUF file, as exact as it can be
 load              a model folder → (model, tokenizer), what mlx_lm.generate takes
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
+    from .files.gguf_values import Value
     from .load.checkpoint import Checkpoint
+    from .models.gguf_model import GgufModel
+    from .quantize.gguf_plan import GgufPlan
+    from .quantize.llama_types import TypeRequest
     from .quantize.policy import Request
+    from .save.to_gguf import GgufResult
     from .save.to_mlx import Result
 
-__all__ = ["load", "open_checkpoint", "quantize"]
+__all__ = ["export", "load", "open_checkpoint", "quantize", "quantize_gguf"]
 
 Source = str | PathLike[str] | None
 
 
 def open_checkpoint(
-    model: Source = None, *, revision: str | None = None, trust_remote_code: bool = False
+    model: Source = None,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    approximate_tokenizer: bool = False,
 ) -> Checkpoint:
     """Open a model without reading its weights.
 
@@ -31,6 +42,8 @@ def open_checkpoint(
         model: a folder, a GGUF file, a hub id (`org/name`), or None for the bundled model.
         revision: branch, tag or commit on the hub.
         trust_remote_code: accept a folder that carries Python code for transformers to run.
+        approximate_tokenizer: accept a GGUF vocabulary that no tokenizer.json splits exactly as
+            llama.cpp does.
 
     Raises:
         InputError: not a model, or one that lies about itself.
@@ -39,10 +52,10 @@ def open_checkpoint(
     from .load.from_hf import open_folder
     from .load.hub import resolve
 
-    if model is not None and str(model).endswith(".gguf") and Path(model).is_file():
+    if _is_gguf(model):
         from .load.from_gguf import open_gguf
 
-        return open_gguf(model)
+        return open_gguf(model, approximate=approximate_tokenizer)
     found = resolve(model, revision=revision, trust_remote_code=trust_remote_code)
     return open_folder(
         found.path,
@@ -59,6 +72,7 @@ def quantize(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    approximate_tokenizer: bool = False,
     dry_run: bool = False,
     force: bool = False,
     resume: bool = False,
@@ -95,7 +109,12 @@ def quantize(
     request = request or Request(**options)
     if not dry_run:
         check_output(output, force=force, resume=resume)
-    checkpoint = open_checkpoint(model, revision=revision, trust_remote_code=trust_remote_code)
+    checkpoint = open_checkpoint(
+        model,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        approximate_tokenizer=approximate_tokenizer,
+    )
     # mlx-lm takes a second to import: whatever can be refused was refused before
     from .models.mlx_lm import resolve_model
 
@@ -104,6 +123,109 @@ def quantize(
     if dry_run or output is None:
         return Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
     return save_folder(plan, source, output, how)
+
+
+def export(
+    model: Source = None,
+    output: str | PathLike[str] | None = None,
+    *,
+    outtype: str = "auto",
+    approximate_tokenizer: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    resume: bool = False,
+    threads: int | None = None,
+    split_bytes: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    planned: Callable[[GgufPlan], None] | None = None,
+) -> GgufResult:
+    """Write a model as a GGUF file that holds it as exactly as GGUF can.
+
+    Args: as `quantize`, and
+        output: the file to write.
+        outtype: `auto` for every tensor in the type that holds it as it is stored; `f32`, `f16`,
+            `bf16` or `q8_0` for every matrix.
+        approximate_tokenizer: accept a tokenizer that llama.cpp has no exact name for.
+        split_bytes: split the file into parts of at most so many bytes of tensors.
+        planned: called with the plan, errors measured, before anything is written.
+
+    Raises: as `quantize`.
+    """
+    from .quantize.gguf_plan import export_plan
+    from .save.partial import check_output
+    from .save.stream import Options
+    from .save.to_gguf import GgufResult, lay_out_gguf, save_gguf
+
+    options = Options(force, resume, threads, progress)
+    if not dry_run:
+        check_output(output, force=force, resume=resume, file=True)
+    named = _in_gguf_names(model, revision, trust_remote_code, approximate_tokenizer)
+    plan = export_plan(named, outtype, progress=progress)
+    if planned is not None:
+        planned(plan)
+    if dry_run or output is None:
+        return GgufResult(plan, lay_out_gguf(plan, "out.gguf", split_bytes=split_bytes))
+    return save_gguf(plan, output, options, split_bytes=split_bytes)
+
+
+def quantize_gguf(
+    model: Source = None,
+    output: str | PathLike[str] | None = None,
+    request: TypeRequest | str = "Q4_K_M",
+    *,
+    overrides: Mapping[str, Value] | None = None,
+    approximate_tokenizer: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    resume: bool = False,
+    threads: int | None = None,
+    split_bytes: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> GgufResult:
+    """Quantize a model into a GGUF file with llama-quantize's types.
+
+    Args: as `export`, and
+        request: a file type's name, or all of llama-quantize's options.
+        overrides: metadata to replace or add.
+
+    Raises: as `quantize`.
+    """
+    from .quantize.gguf_plan import type_plan
+    from .quantize.llama_types import TypeRequest
+    from .save.partial import check_output
+    from .save.stream import Options
+    from .save.to_gguf import GgufResult, lay_out_gguf, save_gguf
+
+    options = Options(force, resume, threads, progress)
+    asked = request if isinstance(request, TypeRequest) else TypeRequest(request)
+    if not dry_run:
+        check_output(output, force=force, resume=resume, file=True)
+    named = _in_gguf_names(model, revision, trust_remote_code, approximate_tokenizer)
+    plan = type_plan(named, asked, overrides)
+    parts: dict[str, Any] = {"split_bytes": split_bytes, "keep_split": asked.keep_split}
+    if dry_run or output is None:
+        return GgufResult(plan, lay_out_gguf(plan, "out.gguf", **parts))
+    return save_gguf(plan, output, options, **parts)
+
+
+def _in_gguf_names(
+    model: Source, revision: str | None, trust_remote_code: bool, approximate: bool
+) -> GgufModel:
+    """A GGUF file as it is, of whatever architecture; any other model in GGUF's names."""
+    from .models.gguf_model import as_gguf, gguf_as_it_is
+
+    if _is_gguf(model):
+        return gguf_as_it_is(model)
+    checkpoint = open_checkpoint(model, revision=revision, trust_remote_code=trust_remote_code)
+    return as_gguf(checkpoint, approximate=approximate)
+
+
+def _is_gguf(model: Source) -> TypeGuard[str | PathLike[str]]:
+    return model is not None and str(model).endswith(".gguf") and Path(model).is_file()
 
 
 def load(

@@ -23,7 +23,7 @@ from .checkpoint import Checkpoint, StoredTensor
 from .gguf_checks import check_model, check_vocabulary
 from .lazy import Node, leaf
 
-__all__ = ["GgufCheckpoint", "open_gguf"]
+__all__ = ["GgufCheckpoint", "open_gguf", "open_tensors"]
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,41 @@ class GgufCheckpoint(Checkpoint):
         return {name: node for name, node in self.lazy.items() if is_blocks(node)}
 
 
-def open_gguf(path: str | PathLike[str], *, source: str = "") -> GgufCheckpoint:
+def open_tensors(path: str | PathLike[str]) -> tuple[list[GgufHeader], dict[str, Node]]:
+    """The headers of a GGUF file, or of all parts of a split one, and every tensor by its name.
+
+    Raises:
+        FileFormatError: a file that lies or is damaged, a vocabulary or a model that cannot be.
+    """
+    headers = open_split(path)
+    check_model(headers)
+    check_vocabulary(headers[0])
+    return headers, {
+        name: _leaf(header, entry) for header in headers for name, entry in header.entries.items()
+    }
+
+
+def open_gguf(
+    path: str | PathLike[str], *, source: str = "", approximate: bool = False
+) -> GgufCheckpoint:
     """Open a GGUF model; any part of a split one opens them all.
+
+    Args:
+        source: what the user typed; the path if left out.
+        approximate: accept a vocabulary that no tokenizer.json splits exactly as llama.cpp does.
 
     Raises:
         FileFormatError: a file that lies or is damaged, a vocabulary or a model that cannot be.
         ModelError: an architecture, a setting, a tensor or a tokenizer that is not known here.
     """
-    headers = open_split(path)
-    check_model(headers)
+    headers, leaves = open_tensors(path)
     first = headers[0]
-    check_vocabulary(first)
     stored = {
         entry.name: StoredTensor(
             entry.name, entry.type_name, entry.shape, header.path, entry.start, entry.stop
         )
         for header in headers
         for entry in header.entries.values()
-    }
-    leaves = {
-        entry.name: _leaf(header, entry) for header in headers for entry in header.entries.values()
     }
     family = family_of_metadata(first.metadata, leaves)
     config = family.config(first.metadata, leaves)
@@ -81,7 +96,7 @@ def open_gguf(path: str | PathLike[str], *, source: str = "") -> GgufCheckpoint:
         if token is not None:
             config[name] = token
     plain = {key: value.value for key, value in first.metadata.items() if _is_text_part(key)}
-    made = from_gguf(plain, file=first.path)
+    made = from_gguf(plain, file=first.path, approximate=approximate)
     shown = ", ".join(f"{count} {name}" for name, count in types.most_common())
     return GgufCheckpoint(
         path=first.path,

@@ -53,6 +53,8 @@ class SourceModel:
         checkpoint: where it came from.
         config: as mlx-lm reads it (generation_config's end-of-sequence ids included).
         parameters: every parameter as a lazy node, by name, in the model's order.
+        blocks: those that are stored as ggml blocks and that `sanitize` left as they are,
+            undecoded (see load/blocks.py).
         modules: those that are, or could be, quantized, by path, in the model's order.
         layers: number of decoder layers.
         down_path: path of the first `down_proj` module, which the mixed recipes go by.
@@ -63,6 +65,7 @@ class SourceModel:
     checkpoint: Checkpoint
     config: dict[str, Any]
     parameters: dict[str, Node]
+    blocks: dict[str, Node]
     modules: dict[str, Module]
     layers: int
     down_path: str | None
@@ -88,8 +91,9 @@ def resolve_model(checkpoint: Checkpoint) -> SourceModel:
         model = _build(checkpoint, config)
         return model.sanitize(weights) if hasattr(model, "sanitize") else weights
 
+    given, blocks = checkpoint.nodes(), checkpoint.blocks()
     try:
-        nodes = sanitized(checkpoint.nodes(), sanitize)
+        nodes = sanitized(given, sanitize)
     except Exception as problem:  # whatever a sanitize written for honest checkpoints raises
         raise ModelError(
             f"{checkpoint.path}: the weights do not fit model type {config['model_type']!r}: "
@@ -100,6 +104,7 @@ def resolve_model(checkpoint: Checkpoint) -> SourceModel:
         config["quantization"] = config["quantization_config"] = quantization
         _quantize_as_stored(model, quantization, nodes)
     parameters = _match(checkpoint, model, nodes)
+    undecoded = {id(given[name]): node for name, node in blocks.items()}
     predicate = getattr(model, "quant_predicate", None) or (lambda path, module: True)
     leaves = tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)
     modules = {
@@ -113,6 +118,9 @@ def resolve_model(checkpoint: Checkpoint) -> SourceModel:
         checkpoint=checkpoint,
         config=config,
         parameters=parameters,
+        blocks={
+            name: undecoded[id(node)] for name, node in parameters.items() if id(node) in undecoded
+        },
         modules=modules,
         layers=len(model.layers) if hasattr(model, "layers") else 0,
         down_path=down[0] if down else None,

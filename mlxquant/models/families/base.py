@@ -13,7 +13,7 @@ are errors that name it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -243,6 +243,17 @@ class Family:
         left = [name for name in rest if not _COMPUTED.search(name)]
         self._check_complete(settings.values, done, left, gguf=True)
         return {**found, **self._factors(settings)}
+
+    def origins(self, names: Collection[str], config: Mapping[str, Any]) -> dict[str, list[str]]:
+        """From which of a model's tensors `to_gguf` makes each of a GGUF file's."""
+        settings = Settings(config, self.defaults)
+        given = {_unwrapped(name): name for name in names}
+        found: dict[str, list[str]] = {}
+        for each in self._expanded(settings.values):
+            if each.first() in given:
+                inputs = [given.pop(name) for name in each.names(settings.values) if name in given]
+                found.update(dict.fromkeys(each.gguf, inputs))
+        return found
 
     def to_hf(self, nodes: Mapping[str, Node], config: Mapping[str, Any]) -> dict[str, Node]:
         """A GGUF file's tensors as those of a model, in the order of the rules.
