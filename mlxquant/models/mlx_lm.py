@@ -60,6 +60,7 @@ class SourceModel:
         down_path: path of the first `down_proj` module, which the mixed recipes go by.
         uncast: parameters that keep their element type whatever `dtype` says.
         keeps_vision: the model keeps its vision tower.
+        model: mlx-lm's model, quantized where the weights are, its parameters lazy and random.
     """
 
     checkpoint: Checkpoint
@@ -71,6 +72,7 @@ class SourceModel:
     down_path: str | None
     uncast: frozenset[str]
     keeps_vision: bool
+    model: Any
 
 
 def resolve_model(checkpoint: Checkpoint) -> SourceModel:
@@ -126,6 +128,7 @@ def resolve_model(checkpoint: Checkpoint) -> SourceModel:
         down_path=down[0] if down else None,
         uncast=frozenset(name for name in parameters if not cast(name)),
         keeps_vision="vision_tower" in getattr(model, "model", {}),
+        model=model,
     )
 
 
