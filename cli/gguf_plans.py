@@ -97,7 +97,8 @@ def _by_layer(items: Iterable[GgufItem]) -> list[tuple[str, list[GgufItem]]]:
         pattern = re.sub(r"^blk\.\d+\.", "blk.*.", item.tensor.name)
         shape = str(item.tensor.shape)
         lost = str(item.error == 0)
-        key = (pattern, shape, item.tensor.source, item.type, item.chosen, str(item.reason), lost)
+        reason = re.sub(r" in \d+ of \d+ groups", "", str(item.reason))
+        key = (pattern, shape, item.tensor.source, item.type, item.chosen, reason, lost)
         groups.setdefault(key, []).append(item)
     named = []
     for (pattern, *_), members in groups.items():

@@ -6,6 +6,7 @@
 >>> from mlxquant import load, quantize, open_checkpoint
 >>> quantize(output="books-4bit", bits=4)            # the bundled model, 4 bits
 >>> model, tokenizer = load("books-4bit")            # what mlx_lm.generate takes
+>>> quantize_gguf(output="books.gguf", request="Q4_K_M")
 
 Importing this package imports neither mlx nor mlx-lm nor transformers.
 """
@@ -27,7 +28,7 @@ from .errors import (
     WorkError,
     WriteError,
 )
-from .pipeline import load, open_checkpoint, quantize
+from .pipeline import export, load, open_checkpoint, quantize, quantize_gguf
 
 __version__ = "0.1.0"
 
@@ -43,7 +44,9 @@ __all__ = [
     "WorkError",
     "WriteError",
     "__version__",
+    "export",
     "load",
     "open_checkpoint",
     "quantize",
+    "quantize_gguf",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from support import unchecked
 
-__all__ = ["logits"]
+__all__ = ["logits", "tokenize"]
 
 
 def logits(file: Path, tokens: Sequence[int], *, context: int = 128) -> NDArray[np.float32]:
@@ -58,4 +58,27 @@ def logits(file: Path, tokens: Sequence[int], *, context: int = 128) -> NDArray[
     finally:
         llama.llama_batch_free(batch)
         llama.llama_free(running)
+        llama.llama_model_free(model)
+
+
+def tokenize(file: Path, text: str) -> list[int]:
+    """Ids of a text, with what the vocabulary puts before and after it, special tokens read."""
+    if importlib.util.find_spec("llama_cpp") is None:
+        unchecked("llama-cpp-python", "whether llama.cpp reads a text as the folder's tokenizer")
+    import llama_cpp as llama
+
+    llama.llama_backend_init()
+    options = llama.llama_model_default_params()
+    options.vocab_only = True
+    model = llama.llama_model_load_from_file(str(file).encode(), options)
+    if not model:
+        raise ValueError(f"llama.cpp does not load {file}")
+    try:
+        raw = text.encode()
+        room = len(raw) + 16
+        ids = (llama.llama_token * room)()
+        vocabulary = llama.llama_model_get_vocab(model)
+        count = llama.llama_tokenize(vocabulary, raw, len(raw), ids, room, True, True)
+        return list(ids[:count])
+    finally:
         llama.llama_model_free(model)
