@@ -25,6 +25,8 @@ from .lazy import Node, leaf
 
 __all__ = ["GgufCheckpoint", "open_gguf", "open_tensors"]
 
+_NO_VOCABULARY = "the file has no vocabulary, so there is no tokenizer"
+
 
 @dataclass(frozen=True)
 class GgufCheckpoint(Checkpoint):
@@ -96,7 +98,9 @@ def open_gguf(
         if token is not None:
             config[name] = token
     plain = {key: value.value for key, value in first.metadata.items() if _is_text_part(key)}
-    made = from_gguf(plain, file=first.path, approximate=approximate)
+    made: dict[str, str] = {}
+    if "tokenizer.ggml.tokens" in plain:
+        made = from_gguf(plain, file=first.path, approximate=approximate)
     shown = ", ".join(f"{count} {name}" for name, count in types.most_common())
     return GgufCheckpoint(
         path=first.path,
@@ -106,7 +110,7 @@ def open_gguf(
         quantization=None,
         shards=tuple(header.path for header in headers),
         extra_files=(),
-        notes=(f"decoded from GGUF: {shown}",),
+        notes=(f"GGUF tensors: {shown}", *(() if made else (_NO_VOCABULARY,))),
         source=source or str(path),
         made_files={name: text.encode() for name, text in made.items()},
         lazy=family.to_hf(leaves, config),

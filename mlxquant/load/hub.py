@@ -89,6 +89,8 @@ def resolve(
     if _exists(path):
         _no_revision(revision, name)
         return ResolvedSource(path, name)
+    if path.suffix == ".gguf":
+        raise InputError(f"{_shown(name)}: no such file")
     if isinstance(model, os.PathLike) or not _HUB_ID.fullmatch(name):
         raise InputError(f"{_shown(name)}: {_why_no_hub_id(name)}")
     folder = _fetch(name, revision, trust_remote_code, progress)

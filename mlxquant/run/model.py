@@ -1,7 +1,8 @@
-"""From a model folder to a model that runs: (model, tokenizer), as mlx-lm's functions take them.
+"""From a model on disk to a model that runs: (model, tokenizer), as mlx-lm's functions take them.
 
-The folder is checked by mlxquant's own readers first, so that what mlx-lm sees is well formed;
-what mlx-lm still cannot build becomes one clear line.
+It is checked by mlxquant's own readers first, so that what mlx-lm sees is well formed; what mlx-lm
+still cannot build becomes one clear line. mlx-lm loads what it can; models of ggml blocks, GGUF
+files among them, are built by `run.packed`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ..errors import MlxquantError, ModelError, WorkError, one_line
+from ..errors import MlxquantError, ModelError, RequestError, WorkError, one_line
 from ..load.checkpoint import Checkpoint
 from .stops import stop_ids
 
 __all__ = ["context_length", "load", "load_checkpoint"]
+
+#: what a model can compute in
+DTYPES = ("float16", "bfloat16", "float32")
 
 NO_MODEL = "mlx-lm cannot build this model"
 NO_TOKENIZER = "its tokenizer cannot be loaded"
@@ -32,18 +36,21 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     lazy: bool = False,
+    dtype: str | None = None,
 ) -> tuple[Any, Any]:
     """Load a model to run it.
 
     Args:
-        path: a folder, a hub id (`org/name`), or None for the bundled model.
+        path: a folder, a GGUF file (of a split model any part), a hub id (`org/name`), or None for
+            the bundled model.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run Python code that the folder carries.
-        lazy: leave the weights on disk until they are used.
+        lazy: leave the weights on disk until they are used; ggml blocks are read at once.
+        dtype: what the model computes in: `float16`, `bfloat16` or `float32`; None for its own.
 
     Returns:
         `(model, tokenizer)` as `mlx_lm.generate` and `mlx_lm.stream_generate` take them. The
-        tokenizer's `eos_token_ids` is the union of all sources that the folder has.
+        tokenizer's `eos_token_ids` is the union of all sources that the model has.
 
     Raises:
         InputError: not a model, or one that lies about itself, or that mlx-lm does not know.
@@ -52,48 +59,93 @@ def load(
     from ..pipeline import open_checkpoint
 
     checkpoint = open_checkpoint(path, revision=revision, trust_remote_code=trust_remote_code)
-    return load_checkpoint(checkpoint, lazy=lazy)
+    return load_checkpoint(checkpoint, lazy=lazy, dtype=dtype)
 
 
-def load_checkpoint(checkpoint: Checkpoint, *, lazy: bool = False) -> tuple[Any, Any]:
+def load_checkpoint(
+    checkpoint: Checkpoint, *, lazy: bool = False, dtype: str | None = None
+) -> tuple[Any, Any]:
     """`load` for a checkpoint that is open already.
 
     Raises:
         ModelError: mlx-lm cannot build the model, or its tokenizer is broken or missing.
-        FileFormatError: a file that names an end of sequence is malformed.
+        FileFormatError: a file that names an end of sequence is malformed, or a GGUF file changed
+            since it was opened.
+        RequestError: another `dtype`.
         WorkError: mlx or mlx-lm is missing or broken.
     """
-    if checkpoint.path.is_file():
-        raise ModelError(
-            f"{checkpoint.path}: a GGUF model is not run as it is yet; make an MLX folder of it: "
-            f"mlxquant quantize {checkpoint.path} -o FOLDER"
-        )
+    if dtype is not None and dtype not in DTYPES:
+        raise RequestError(f"dtype {dtype!r}: one of {', '.join(DTYPES)}")
     _check_layers(checkpoint)
+    if checkpoint.path.is_file() and not checkpoint.made_files:
+        raise ModelError(
+            f"{checkpoint.path}: the file has no vocabulary (tokenizer.ggml.tokens), and without "
+            "one a model cannot be talked to; get a GGUF file of this model that has it"
+        )
     try:
-        from mlx_lm.utils import load_model, load_tokenizer
+        from mlx_lm.utils import load_tokenizer
     except (ImportError, OSError, ValueError) as problem:
         # A ValueError: mlx-lm asks for 2048 open files, and may not have them (ulimit -n).
         limit = isinstance(problem, ValueError)
         remedy = "allow more open files: ulimit -n 4096" if limit else "pip install -U mlx-lm"
         raise WorkError(one_line(f"mlx-lm cannot be imported: {problem}; {remedy}")) from problem
-    trust = checkpoint.trust_remote_code
     # What mlx-lm prints, it prints on standard output, where only results belong.
-    with (
-        redirect_stdout(sys.stderr),
-        _refusals(checkpoint, NO_MODEL),
-        _only(checkpoint) as folder,
-    ):
-        model, config = load_model(folder, lazy=lazy, trust_remote_code=trust)
+    with redirect_stdout(sys.stderr), _refusals(checkpoint, NO_MODEL):
+        if checkpoint.path.is_file() or checkpoint.blocks():
+            from .packed import build_model
+
+            model, config = build_model(checkpoint, dtype)
+        else:
+            model, config = _load_folder(checkpoint, lazy=lazy, dtype=dtype)
     eos = config.get("eos_token_id")
-    with _refusals(checkpoint, NO_TOKENIZER):
+    with _refusals(checkpoint, NO_TOKENIZER), _tokenizer_folder(checkpoint) as folder:
         tokenizer = load_tokenizer(
-            checkpoint.path,
-            {"trust_remote_code": trust, "local_files_only": True},
+            folder,
+            {"trust_remote_code": checkpoint.trust_remote_code, "local_files_only": True},
             eos_token_ids=eos if isinstance(eos, (int, list)) else None,
         )
         vocabulary = tokenizer.get_vocab()
     tokenizer.eos_token_ids = tokenizer.eos_token_ids | stop_ids(checkpoint, vocabulary)
     return model, tokenizer
+
+
+def _load_folder(
+    checkpoint: Checkpoint, *, lazy: bool, dtype: str | None
+) -> tuple[Any, dict[str, Any]]:
+    """The model of a folder that mlx-lm can load, and its config."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.utils import load_model
+
+    with _only(checkpoint) as folder:
+        model, config = load_model(
+            folder, lazy=lazy or dtype is not None, trust_remote_code=checkpoint.trust_remote_code
+        )
+    if dtype is not None:
+        may_be_cast = getattr(model, "cast_predicate", None) or (lambda name: True)
+        cast = [
+            (name, array.astype(getattr(mx, dtype)))
+            for name, array in tree_flatten(model.parameters())
+            if mx.issubdtype(array.dtype, mx.floating) and may_be_cast(name)
+        ]
+        model.load_weights(cast, strict=False)
+        if not lazy:
+            mx.eval(model.parameters())
+    return model, config
+
+
+@contextmanager
+def _tokenizer_folder(checkpoint: Checkpoint) -> Iterator[Path]:
+    """A folder that holds the tokenizer's files; of a GGUF file, for as long as it is needed."""
+    if checkpoint.path.is_dir():
+        yield checkpoint.path
+        return
+    with tempfile.TemporaryDirectory(prefix="mlxquant-") as name:
+        for file, content in checkpoint.made_files.items():
+            path = Path(name, file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        yield Path(name)
 
 
 def context_length(config: Mapping[str, Any]) -> int | None:
@@ -187,7 +239,9 @@ def _explain(checkpoint: Checkpoint, what: str, problem: BaseException) -> str:
             f"{count} parameters are missing" if lacking == "Missing" else f"{count} are too many"
         )
         said += f" ({few}{', …' if int(count) > 3 else ''}); is the download complete?"
-    elif what == NO_TOKENIZER and not (checkpoint.path / "tokenizer.json").is_file():
+    elif what == NO_TOKENIZER and not (
+        checkpoint.path.is_file() or (checkpoint.path / "tokenizer.json").is_file()
+    ):
         said = f"there is no tokenizer.json, and it cannot be made from other files ({said})"
     elif isinstance(problem, (AttributeError, KeyError, TypeError)) or not said:
         said = f"{said} ({type(problem).__name__})"
