@@ -18,7 +18,10 @@ from ..errors import MlxquantError
 
 __all__ = ["main"]
 
-COMMANDS = ("quantize", "chat", "generate", "inspect", "export")
+COMMANDS = ("quantize", "chat", "generate", "inspect", "import", "export")
+
+#: commands whose names no module can have
+_MODULES = {"import": "import_gguf"}
 
 
 class LazyGroup(click.Group):
@@ -32,7 +35,7 @@ class LazyGroup(click.Group):
         """The command of that name; its module is imported now."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f".{cmd_name}", __package__)
+        module = importlib.import_module(f".{_MODULES.get(cmd_name, cmd_name)}", __package__)
         command: click.Command = module.command
         return command
 

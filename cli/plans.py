@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..save.to_mlx import Result
 
 
-__all__ = ["by_layer", "layer_ranges", "show_plan", "show_result"]
+__all__ = ["by_layer", "layer_groups", "layer_ranges", "show_plan", "show_result"]
 
 
 def show_plan(plan: Plan) -> None:
@@ -62,6 +62,11 @@ def show_result(result: Result) -> None:
 
 def by_layer(items: Iterable[Item]) -> list[tuple[str, Item]]:
     """One item of each kind, under a name like `model.layers.[0-7].mlp.up_proj.weight`."""
+    return [(name, members[0]) for name, members in layer_groups(items)]
+
+
+def layer_groups(items: Iterable[Item]) -> list[tuple[str, list[Item]]]:
+    """All items of each kind, under such a name."""
     groups: dict[tuple[Any, ...], list[Item]] = {}
     for item in items:
         pattern = item.name
@@ -72,7 +77,7 @@ def by_layer(items: Iterable[Item]) -> list[tuple[str, Item]]:
     result = []
     for (pattern, *_), members in groups.items():
         layers = [item.layer for item in members if item.layer is not None]
-        result.append((pattern.replace(".*.", f".{layer_ranges(layers)}.", 1), members[0]))
+        result.append((pattern.replace(".*.", f".{layer_ranges(layers)}.", 1), members))
     return result
 
 

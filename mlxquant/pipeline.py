@@ -2,6 +2,7 @@
 
 open_checkpoint   a folder, a hub id or nothing (the bundled model) → a lazy Checkpoint
 quantize          Checkpoint → plan → streamed MLX folder
+import_gguf       GGUF file → plan → streamed MLX folder, every code kept
 quantize_gguf     Checkpoint → plan → streamed GGUF file, llama-quantize's types
 export            Checkpoint → plan → streamed GGUF file, as exact as it can be
 load              a model folder → (model, tokenizer), what mlx_lm.generate takes
@@ -17,14 +18,16 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 if TYPE_CHECKING:
     from .files.gguf_values import Value
     from .load.checkpoint import Checkpoint
+    from .measure.fates import ImportResult
     from .models.gguf_model import GgufModel
+    from .quantize.exact import ImportRequest
     from .quantize.gguf_plan import GgufPlan
     from .quantize.llama_types import TypeRequest
     from .quantize.policy import Request
     from .save.to_gguf import GgufResult
     from .save.to_mlx import Result
 
-__all__ = ["export", "load", "open_checkpoint", "quantize", "quantize_gguf"]
+__all__ = ["export", "import_gguf", "load", "open_checkpoint", "quantize", "quantize_gguf"]
 
 Source = str | PathLike[str] | None
 
@@ -123,6 +126,62 @@ def quantize(
     if dry_run or output is None:
         return Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
     return save_folder(plan, source, output, how)
+
+
+def import_gguf(
+    file: str | PathLike[str],
+    output: str | PathLike[str] | None = None,
+    request: ImportRequest | None = None,
+    *,
+    approximate_tokenizer: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    resume: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    **options: Any,
+) -> ImportResult:
+    """Turn a GGUF file into an MLX folder in which every tensor keeps its codes.
+
+    What MLX's formats hold is repacked for them, everything else stays in its wire bytes, which
+    mlxquant runs and stock mlx-lm does not. `requantize` makes a folder for stock mlx-lm, and
+    `dequantize` one of floats; both measure what that loses.
+
+    Args: as `quantize`, and
+        file: of a split model any part.
+        request: what is asked for. Instead of it, give its fields as keywords: `requantize`,
+            `dequantize`, `dtype`, `allow_nonfinite` (see `mlxquant.quantize.exact.ImportRequest`).
+        approximate_tokenizer: as of `open_checkpoint`.
+
+    Returns:
+        The plan and what became of each tensor; after a real run also the files' sizes and hashes.
+
+    Raises: as `quantize`.
+    """
+    from .load.from_gguf import open_gguf
+    from .measure.fates import imported, measured_fates, planned_fates
+    from .quantize.exact import ImportRequest
+    from .save.folder import lay_out
+    from .save.stream import Options
+    from .save.to_mlx import Result, check_output, save_folder
+
+    how = Options(force, resume, threads, progress)
+    request = request or ImportRequest(**options)
+    if not dry_run:
+        check_output(output, force=force, resume=resume)
+    checkpoint = open_gguf(file, approximate=approximate_tokenizer)
+    from .models.mlx_lm import resolve_model
+
+    source = resolve_model(checkpoint)
+    plan = request.plan(source, threads, progress)
+    fates = planned_fates(plan, source)
+    if dry_run or output is None:
+        result = Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
+        return imported(result, fates)
+    result = save_folder(plan, source, output, how, finite=not request.allow_nonfinite)
+    if not request.is_exact:
+        fates = measured_fates(fates, source, Path(output), progress=progress)
+    return imported(result, fates)
 
 
 def export(

@@ -15,13 +15,12 @@ from ..files.gguf_split import open_split
 from ..load.gguf_checks import check_model, check_vocabulary
 from ..models.roles import role_of
 from .architecture import Architecture
+from .bad_blocks import BadBlocks
 from .census import TensorRow
 from .problems import Problem
 from .tokenizer import TemplateFacts, TokenizerFacts, describe_template
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -42,8 +41,6 @@ __all__ = [
 
 #: items of an array that a row of metadata shows
 _SHOWN_ITEMS = 6
-#: positions of bad blocks that are told, a tensor; all are counted
-_SHOWN_BLOCKS = 8
 _CHUNK = 4 << 20  # bytes read at once
 
 _KINDS = {
@@ -264,57 +261,19 @@ def scan_gguf(
         try:
             with part.path.open("rb", buffering=0) as file:
                 for entry in part.entries.values():
-                    found = _Found()
+                    found = BadBlocks(entry.type_name, entry.shape)
                     for start, blocks in _chunks(part, entry, file.fileno()):
-                        found.examine(entry.type_name, blocks, start)
+                        found.examine(blocks, start)
                         done += blocks.size
                         if progress is not None:
                             progress(done, total, part.path.name)
-                    problems += found.problems(part, entry)
+                    problems += found.problems(part.path.name, entry.name)
         except FileFormatError as problem:
             problems.append(Problem("unreadable", part.path.name, None, problem.reason))
         except OSError as problem:
             reason = f"cannot be read: {problem.strerror}"
             problems.append(Problem("unreadable", part.path.name, None, reason))
     return problems
-
-
-class _Found:
-    """What was seen of one tensor: by kind, the number of bad blocks and the first of them."""
-
-    def __init__(self) -> None:
-        self.counts = {"nan": 0, "inf": 0}
-        self.first: dict[str, list[int]] = {"nan": [], "inf": []}
-
-    def examine(self, type_name: str, blocks: NDArray[np.uint8], start: int) -> None:
-        """Look at blocks, uint8 [n, block_bytes], the first of which is the tensor's `start`-th."""
-        import numpy as np
-
-        from ..files.gguf_scales import bad_blocks
-
-        for kind, bad in zip(("nan", "inf"), bad_blocks(type_name, blocks), strict=True):
-            count = int(np.count_nonzero(bad))
-            if count:
-                self.counts[kind] += count
-                room = _SHOWN_BLOCKS - len(self.first[kind])
-                self.first[kind] += (start + np.flatnonzero(bad)[:room]).tolist()
-
-    def problems(self, part: GgufHeader, entry: GgufEntry) -> Iterator[Problem]:
-        """What there is to say."""
-        from ..files.gguf_types import TENSOR_TYPES
-
-        size = TENSOR_TYPES[entry.type].block_size
-        for kind, name in (("nan", "NaN"), ("inf", "Inf")):
-            count, first = self.counts[kind], self.first[kind]
-            if not count:
-                continue
-            places = tuple(_index(block * size, entry.shape) for block in first)
-            shown = ", ".join(str(list(place)) for place in places)
-            more = f" and {count - len(places)} more" if count > len(places) else ""
-            blocks = f"block{'s' * (count != 1)} of {size} weights"
-            what = f"{count} {name}" if size == 1 else f"{name} in the scales of {count} {blocks}"
-            message = f"{what}, at {shown}{more}"
-            yield Problem(kind, part.path.name, entry.name, message, count=count, indices=places)
 
 
 def _chunks(
@@ -334,15 +293,6 @@ def _chunks(
             reason = f"ends at byte {start + len(data)}, {entry.stop} expected; it changed while it"
             raise FileFormatError(part.path, "file", f"{reason} was read")
         yield (start - entry.start) // width, np.frombuffer(data, np.uint8).reshape(-1, width)
-
-
-def _index(flat: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """The coordinates of the flat-th weight in row-major order."""
-    index: list[int] = []
-    for length in reversed(shape):
-        flat, rest = divmod(flat, length)
-        index.append(rest)
-    return tuple(reversed(index))
 
 
 def _count(value: Any) -> int | None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,9 +29,12 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import FileFormatError
+from ..files.gguf_types import tensor_type
 from ..files.sniff import open_regular
 from ..formats.base import Array
+from ..load.blocks import BLOCK_TYPES
 from ..load.checkpoint import Checkpoint, QuantizedTensor, StoredTensor
+from .bad_blocks import BadBlocks, index_of
 from .problems import Problem
 
 __all__ = ["SHOWN", "scan", "sha256_of"]
@@ -87,6 +90,9 @@ class _Finding:
     first: list[tuple[str, int]] = field(default_factory=list)
     nonzero: bool = False
 
+    #: bytes of which chunks must have a whole number
+    unit = 8
+
     def examine(self, chunk: Array, begin: int) -> None:
         """Look at a chunk.
 
@@ -135,7 +141,9 @@ class _Finding:
         for count, what, kind in counts:
             if not count:
                 continue
-            places = [_index(flat, self.shape) for name, flat in self.first if name.endswith(what)]
+            places = [
+                index_of(flat, self.shape) for name, flat in self.first if name.endswith(what)
+            ]
             shown = ", ".join(str(list(place)) for place in places)
             where = f" at {shown}" if shown else ""
             more = f" and {count - len(places)} more" if count > len(places) and places else ""
@@ -149,6 +157,23 @@ class _Finding:
             )
         if self.zeros and self.tensor.size and not self.nonzero:
             yield Problem("zeros", self.tensor.file.name, self.tensor.name, self.zeros, note=True)
+
+
+class _BlocksFinding:
+    """The same of a weight of ggml's blocks."""
+
+    def __init__(self, tensor: StoredTensor, owner: QuantizedTensor) -> None:
+        self.tensor, self.nonzero = tensor, True
+        self.unit = tensor_type(owner.format).block_bytes
+        self._bad = BadBlocks(owner.format, owner.shape)
+
+    def examine(self, chunk: Array, begin: int) -> None:
+        """As `_Finding.examine`; whole blocks."""
+        self._bad.examine(chunk.reshape(-1, self.unit), begin // self.unit)
+
+    def problems(self) -> Iterator[Problem]:
+        """What there is to say of this array."""
+        return self._bad.problems(self.tensor.file.name, self.tensor.name)
 
 
 def scan(
@@ -170,7 +195,7 @@ def scan(
         are all zero (a note), files that cannot be read to their end or whose hash differs; in the
         order of the files and tensors. Memory: 8 MiB a thread.
     """
-    files: dict[Path, list[_Finding]] = {path: [] for path in checkpoint.shards}
+    files: dict[Path, list[_Finding | _BlocksFinding]] = {path: [] for path in checkpoint.shards}
     for finding in _findings(checkpoint):
         files.setdefault(finding.tensor.file, []).append(finding)
     counter = _Counter(sum(_size(path) for path in files), progress)
@@ -216,13 +241,13 @@ class _Counter:
 
 
 def _scan_file(
-    path: Path, findings: list[_Finding], wanted: str | None, counter: _Counter
+    path: Path, findings: Sequence[_Finding | _BlocksFinding], wanted: str | None, counter: _Counter
 ) -> list[Problem]:
     """Read one file from its first byte to its last, in order, each byte once."""
     digest = hashlib.sha256() if wanted else None
     problems: list[Problem] = []
     # The findings come in file order without holes; what lies before the first is the header.
-    spans: list[tuple[int, int, _Finding | None]] = []
+    spans: list[tuple[int, int, _Finding | _BlocksFinding | None]] = []
     end = 0
     for finding in findings:
         if finding.tensor.start > end:
@@ -239,8 +264,10 @@ def _scan_file(
             if size > end:
                 spans.append((end, size, None))
             for start, stop, owner in spans:
-                for offset in range(start, stop, buffer.size):
-                    count = min(buffer.size, stop - offset)
+                unit = owner.unit if owner is not None else 1
+                step = buffer.size // unit * unit
+                for offset in range(start, stop, step):
+                    count = min(step, stop - offset)
                     got = _read(path, handle, view[:count], offset)
                     if got < count:
                         raise FileFormatError(
@@ -267,7 +294,7 @@ def _scan_file(
     return problems
 
 
-def _findings(checkpoint: Checkpoint) -> Iterator[_Finding]:
+def _findings(checkpoint: Checkpoint) -> Iterator[_Finding | _BlocksFinding]:
     """What to look at in each stored array, and as what."""
     owners = {
         part.name: tensor
@@ -278,6 +305,9 @@ def _findings(checkpoint: Checkpoint) -> Iterator[_Finding]:
     for tensor in checkpoint.stored.values():
         owner = owners.get(tensor.name)
         dtype, zeros = tensor.dtype, ""
+        if owner is not None and owner.format in BLOCK_TYPES:
+            yield _BlocksFinding(tensor, owner)
+            continue
         if owner is not None:
             dtype = _packed_type(tensor, owner.format)
             if tensor.name.endswith("scales"):
@@ -310,15 +340,6 @@ def _shape_of(tensor: StoredTensor, floats: _Floats | None) -> tuple[int, ...]:
     if several == 1:
         return tensor.shape
     return (*tensor.shape[:-1], tensor.shape[-1] * several) if tensor.shape else (several,)
-
-
-def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The coordinates of the flat-th value in row-major order."""
-    index: list[int] = []
-    for length in reversed(shape):
-        flat, rest = divmod(flat, length)
-        index.append(rest)
-    return tuple(reversed(index))
 
 
 def _read(path: Path, handle: int, view: memoryview, offset: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,12 +99,12 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A weight that an MLX folder holds as packed words, scales and perhaps biases.
+    """A weight that a folder holds as packed words, scales and perhaps biases, or as ggml's blocks.
 
     Attributes:
         name: of the weight, e.g. `model.layers.0.mlp.up_proj.weight`.
         shape: of the weight, unpacked.
-        format: `affine4-g64`, `mxfp4`, …
+        format: `affine4-g64`, `mxfp4`, …; a ggml type's name for blocks.
         parts: the stored arrays in the order of the format's parts.
     """
 
@@ -164,17 +164,31 @@ class Checkpoint:
         return sum(tensor.nbytes for tensor in self.stored.values())
 
     def nodes(self) -> dict[str, Node]:
-        """Every stored array as a lazy node, by name, in file order."""
+        """Every stored array as a lazy node, by name, in file order; ggml's blocks as floats."""
         from .lazy import leaf
 
-        return {name: leaf(tensor) for name, tensor in self.stored.items()}
+        blocks = self.blocks()
+        if not blocks:
+            return {name: leaf(tensor) for name, tensor in self.stored.items()}
+        from .blocks import floats_of
+
+        return {
+            name: floats_of(blocks[name]) if name in blocks else leaf(tensor)
+            for name, tensor in self.stored.items()
+        }
 
     def blocks(self) -> dict[str, Node]:
         """The weights that are stored as ggml blocks, undecoded (see load/blocks.py).
 
         By the names that `nodes` has for the same weights, as floats.
         """
-        return {}
+        from .lazy import leaf
+
+        return {
+            tensor.name: leaf(replace(tensor.parts[0], dtype=tensor.format))
+            for tensor in self.tensors.values()
+            if isinstance(tensor, QuantizedTensor) and tensor.format in _BLOCK_CARRIERS
+        }
 
 
 #: safetensors' element type → the NumPy type that carries its bits; no others can be read

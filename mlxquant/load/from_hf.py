@@ -1,6 +1,7 @@
 """Opening a model folder: Hugging Face's layout, and MLX's, which is the same with packed weights.
 
-    config.json                        the model's settings; `quantization` if MLX packed it
+    config.json                        the model's settings; `quantization` if MLX packed it, and
+                                       `mlxquant` if weights are ggml's blocks
     model.safetensors                  the weights, or
     model-00001-of-0000N.safetensors   … in shards, with
     model.safetensors.index.json       … {"weight_map": {tensor: shard}}
@@ -24,6 +25,7 @@ from ..files.safetensors import read_header
 from .checkpoint import DTYPES, Checkpoint, StoredTensor
 from .config import read_config, refuse_code
 from .folder import PICKLES, Folder, refuse
+from .kept_blocks import group_blocks, read_blocks
 from .packed import group_packed, read_quantization
 
 __all__ = ["open_folder"]
@@ -77,16 +79,18 @@ def open_folder(
     weight_map, shards, notes = _find_shards(folder)
     stored = _read_shards(shards)
     notes += _check_index(folder, weight_map, stored)
+    types = read_blocks(config_path, config)
+    kept, kept_note = group_blocks(config_path, config, quantization, types, stored)
     tensors, more = group_packed(config_path, config, quantization, stored)
     return Checkpoint(
         path=folder.path,
         config=config,
         stored=stored,
-        tensors=tensors,
+        tensors=tensors | kept,
         quantization=quantization,
         shards=tuple(shards),
         extra_files=folder.extra_files(code=trust_remote_code),
-        notes=tuple(one_line(line) for line in (note, *notes, *more) if line),
+        notes=tuple(one_line(line) for line in (note, *notes, *more, kept_note) if line),
         source=source or os.fspath(path),
         revision=revision,
         trust_remote_code=trust_remote_code,

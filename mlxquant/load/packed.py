@@ -21,7 +21,7 @@ from ..files.quote import quote, show
 from .checkpoint import LazyTensor, QuantizedTensor, StoredTensor
 from .folder import refuse
 
-__all__ = ["group_packed", "read_quantization"]
+__all__ = ["group_packed", "hidden_size", "read_quantization"]
 
 #: mode → its (group size, bits) where nothing is said; all but affine's are the only ones
 _DEFAULTS = {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
@@ -155,7 +155,7 @@ def _packed(
     words, groups = weight.shape[-1], scales.shape[-1]
     width = scheme.width(words, groups)
     fitting = _fitting(words, groups, floating)
-    hidden = _hidden_size(config) if stem.endswith(("embed_tokens", "lm_head")) else None
+    hidden = hidden_size(config) if stem.endswith(("embed_tokens", "lm_head")) else None
     if scheme not in fitting or width is None:
         holds = f"{words} packed columns and {groups} scales ({scales.dtype}) a row"
         means = " or ".join(_describe(each) for each in fitting) or "nothing that MLX has"
@@ -264,7 +264,8 @@ def _check_entries(
     return notes
 
 
-def _hidden_size(config: dict[str, Any]) -> int | None:
+def hidden_size(config: dict[str, Any]) -> int | None:
+    """The width of the model's embedding and head, where config.json says it."""
     text = config.get("text_config")
     value = config.get("hidden_size", text.get("hidden_size") if isinstance(text, dict) else None)
     return value if isinstance(value, int) else None

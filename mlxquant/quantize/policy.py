@@ -26,6 +26,7 @@ from ..models.roles import layer_of, role_of
 
 if TYPE_CHECKING:
     from ..models.mlx_lm import Module, SourceModel
+    from .exact import ImportRequest
 
 __all__ = ["RECIPES", "Item", "Plan", "Request", "make_plan"]
 
@@ -141,6 +142,7 @@ class Item:
         shape: of the weight, unpacked.
         source: the format in the source (`bf16`, `affine4-g64`, …).
         target: the format it gets; None for a float, or for a quantized weight that is kept.
+        blocks: the ggml type whose codes it keeps: in wire bytes, or in the target's arrays.
         dtype: safetensors' name of the element type of floats (and of scales), after the cast.
         reason: why it is not what was asked for; None when it is.
         chosen: what chose the format: `default`, `recipe`, `architecture`, a glob, ….
@@ -158,10 +160,13 @@ class Item:
     reason: str | None
     chosen: str
     decoded: bool = False
+    blocks: str | None = None
 
     @property
     def kept_format(self) -> str:
         """The format's name when no target is given: the element type, or the source's format."""
+        if self.blocks is not None:
+            return self.blocks
         kept = self.module is not None and not self.decoded and self.source in formats.mlx_names()
         return self.source if kept else self.dtype.lower()
 
@@ -182,11 +187,13 @@ class Plan:
         items: one a parameter (a quantized weight is one item).
         request: what was asked for.
         quantization: config.json's entry, or None for a float model.
+        dtype: what config.json's `torch_dtype` becomes; None leaves it as it is.
     """
 
     items: tuple[Item, ...]
-    request: Request
+    request: Request | ImportRequest
     quantization: dict[str, Any] | None
+    dtype: str | None = None
 
     @property
     def exceptions(self) -> tuple[Item, ...]:
@@ -234,7 +241,7 @@ def make_plan(source: SourceModel, request: Request) -> Plan:
                     "not a weight matrix",
                 )
             )
-    return Plan(tuple(items), request, _config_entry(source, items, request))
+    return Plan(tuple(items), request, _config_entry(source, items, request), request.dtype)
 
 
 Decision = tuple[MlxFormat | None, str, str | None]  # format, chosen by, reason when not as asked
@@ -338,7 +345,7 @@ def _check_source(source: SourceModel, request: Request) -> None:
     """Refuse to quantize twice, or to dequantize floats, without being asked to."""
     quantized = [m for m in source.modules.values() if m.quantized]
     if request.dequantize:
-        if not quantized:
+        if not quantized and not source.checkpoint.blocks():
             raise RequestError("--dequantize: no weight of this model is quantized")
         return
     if quantized and not request.requantize and len(quantized) == len(source.modules):

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..quantize.exact import ImportRequest
+
 if TYPE_CHECKING:
     from ..models.mlx_lm import SourceModel
     from ..quantize.policy import Plan
@@ -77,6 +79,8 @@ def describe_items(plan: Plan) -> list[dict[str, Any]]:
 def describe_request(plan: Plan) -> dict[str, Any]:
     """The request as plain data."""
     request = plan.request
+    if isinstance(request, ImportRequest):
+        return {"import": "exact", "allow_nonfinite": request.allow_nonfinite}
     return {
         "bits": request.default.bits if not request.recipe else None,
         "group_size": request.default.block_size,

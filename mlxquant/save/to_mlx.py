@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files.atomic import sync_file, sync_folder, write_file
+from ..load.kept_blocks import KEY as BLOCKS_KEY
+from ..load.kept_blocks import VERSION as BLOCKS_VERSION
 from .folder import lay_out
 from .layout import Layout
 from .manifest import (
@@ -78,14 +80,26 @@ class Result:
 
 
 def save_folder(
-    plan: Plan, source: SourceModel, output: str | PathLike[str], options: Options
+    plan: Plan,
+    source: SourceModel,
+    output: str | PathLike[str],
+    options: Options,
+    *,
+    finite: bool = False,
 ) -> Result:
-    """Write a plan's model to a folder. Errors as `pipeline.quantize`."""
-    final, layout = Path(output), lay_out(plan, source)
+    """Write a plan's model to a folder. Errors as `pipeline.quantize`.
+
+    Args:
+        finite: refuse NaN and infinity also where the output could hold them.
+    """
+    final, layout = Path(output), lay_out(plan, source, finite=finite)
     identity = [
         describe_request(plan),
         versions(),
-        [(item.name, item.source, str(item.target), item.dtype) for item in plan.items],
+        [
+            (item.name, item.source, str(item.target), item.dtype, item.blocks)
+            for item in plan.items
+        ],
         source.config,
     ]
     files: dict[str, dict[str, Any]] = {}
@@ -125,14 +139,17 @@ def _write_small_files(plan: Plan, source: SourceModel, layout: Layout, folder: 
     from mlx_lm.utils import save_config
 
     config = dict(source.config)
-    for key in ("quantization", "quantization_config"):
+    for key in ("quantization", "quantization_config", BLOCKS_KEY):
         config.pop(key, None)
     if plan.quantization is not None:
         config["quantization"] = plan.quantization
-    if plan.request.dtype is not None:
-        config["torch_dtype"] = plan.request.dtype
+    kept = {str(i.module): i.blocks for i in plan.items if i.blocks and i.target is None}
+    if kept:
+        config[BLOCKS_KEY] = {"version": BLOCKS_VERSION, "blocks": kept}
+    if plan.dtype is not None:
+        config["torch_dtype"] = plan.dtype
         if "dtype" in config:
-            config["dtype"] = plan.request.dtype
+            config["dtype"] = plan.dtype
     save_config(config, folder / "config.json", keep_vision_config=source.keeps_vision)
     sync_file(folder / "config.json")
     index = {
