@@ -9,17 +9,20 @@ packed ones where `formats.repack` has a type for their codes and scales. All el
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ModelError
+from ..files.gguf_types import ALIGNMENT
 from ..files.gguf_values import Value
 from ..load.blocks import is_blocks, weight_shape
-from ..load.checkpoint import Checkpoint
+from ..load.checkpoint import Checkpoint, QuantizedTensor
 from ..load.from_gguf import GgufCheckpoint, open_tensors
-from ..load.lazy import Node
-from .families import family_of_config, typed
+from ..load.lazy import Node, leaf
+from .families import Family, family_of_config, typed
 
 if TYPE_CHECKING:
     from ..files.gguf import GgufHeader
@@ -121,21 +124,11 @@ def as_gguf(checkpoint: Checkpoint, *, approximate: bool = False) -> GgufModel:
     if isinstance(checkpoint, GgufCheckpoint):
         return gguf_as_it_is(checkpoint.path)
     from ..tokenizers import as_values, to_gguf
-    from .mlx_lm import resolve_model
 
     family = family_of_config(checkpoint.config)
-    source = resolve_model(checkpoint)
-    nodes, stored, inexact = _stored_nodes(source)
-    found = family.to_gguf(nodes, source.config)
-    origins = family.origins(nodes, source.config)
-    tensors = []
-    for name, node in found.items():
-        inputs = origins.get(name, [])
-        kinds = sorted({stored[each] for each in inputs}) or [node.dtype.lower()]
-        why = next((inexact[each] for each in inputs if each in inexact), "")
-        tensors.append(GgufTensor(name, node, ", ".join(kinds), why))
+    tensors = _tensors(checkpoint, family)
     notes: list[str] = [*checkpoint.notes]
-    unread = family.unread(source.config)
+    unread = family.unread(checkpoint.config)
     if unread:
         notes.append(f"config.json: a GGUF file has no place for {', '.join(unread)}")
     name = model_name(checkpoint)
@@ -143,7 +136,7 @@ def as_gguf(checkpoint: Checkpoint, *, approximate: bool = False) -> GgufModel:
     vocabulary = to_gguf(
         checkpoint.path, rows=rows, name=name, approximate=approximate, notes=notes
     )
-    settings = typed(family.metadata(source.config))
+    settings = typed(family.metadata(checkpoint.config))
     metadata = {
         "general.architecture": settings.pop("general.architecture"),
         "general.type": Value.of("str", "model"),
@@ -155,8 +148,8 @@ def as_gguf(checkpoint: Checkpoint, *, approximate: bool = False) -> GgufModel:
         checkpoint.path,
         checkpoint.shards,
         metadata,
-        tuple(tensors),
-        32,
+        tensors,
+        ALIGNMENT,
         checkpoint.nbytes,
         tuple(notes),
     )
@@ -172,33 +165,86 @@ def model_name(checkpoint: Checkpoint) -> str:
     return checkpoint.path.resolve().name
 
 
-def _stored_nodes(
-    source: SourceModel,
-) -> tuple[dict[str, Node], dict[str, str], dict[str, str]]:
-    """Every weight by name: as blocks where they hold it, else as floats.
+@dataclass(frozen=True)
+class _Weight:
+    """A weight by its Hugging Face name; the fields are GgufTensor's."""
 
-    Returns: the nodes; what each is stored as; why some of them are not held by blocks.
+    node: Node
+    source: str
+    inexact: str = ""
+
+
+def _tensors(checkpoint: Checkpoint, family: Family) -> tuple[GgufTensor, ...]:
+    """The tensors of the file to be.
+
+    Names as they are stored will mostly do. Where they do not (towers that GGUF has no place for,
+    weights that another tool packed), mlx-lm rearranges them first, which takes a second to import.
     """
-    from .packed_nodes import as_blocks, as_floats
+    if not checkpoint.config.get("quantization_config") or checkpoint.quantization:
+        try:
+            return _renamed(family, _as_stored(checkpoint), checkpoint.config)
+        except ModelError:
+            pass  # what is wrong with it for good is said below
+    from .mlx_lm import resolve_model
 
-    nodes: dict[str, Node] = {}
-    stored: dict[str, str] = {}
-    inexact: dict[str, str] = {}
+    source = resolve_model(checkpoint)
+    return _renamed(family, _as_mlx_lm_has_them(source), source.config)
+
+
+def _renamed(
+    family: Family, weights: Mapping[str, _Weight], config: Mapping[str, Any]
+) -> tuple[GgufTensor, ...]:
+    found = family.to_gguf({name: weight.node for name, weight in weights.items()}, config)
+    origins = family.origins(weights, config)
+    tensors = []
+    for name, node in found.items():
+        inputs = [weights[each] for each in origins.get(name, [])]
+        kinds = sorted({weight.source for weight in inputs}) or [_stored_as(node)]
+        why = next((weight.inexact for weight in inputs if weight.inexact), "")
+        tensors.append(GgufTensor(name, node, ", ".join(kinds), why))
+    return tuple(tensors)
+
+
+def _as_stored(checkpoint: Checkpoint) -> dict[str, _Weight]:
+    """Every weight by the name that its file has for it."""
+    blocks = checkpoint.blocks()
+    weights = {}
+    for name, tensor in checkpoint.tensors.items():
+        if name in blocks:
+            weights[name] = _plain(blocks[name])
+        elif isinstance(tensor, QuantizedTensor):
+            weights[name] = _unpacked(tensor.format, [leaf(part) for part in tensor.parts])
+        else:
+            weights[name] = _plain(leaf(tensor))
+    return weights
+
+
+def _as_mlx_lm_has_them(source: SourceModel) -> dict[str, _Weight]:
+    """Every weight by the name of mlx-lm's parameter."""
+    weights = {}
     packed = {path for path, module in source.modules.items() if module.quantized}
     for name, node in source.parameters.items():
         path, _, last = name.rpartition(".")
-        if path in packed and last in ("scales", "biases"):
-            continue
-        if path in packed and last == "weight":
-            stored[name] = str(source.modules[path].quantized)
-            held, why = as_blocks(source, path)
-            nodes[name] = held or as_floats(source, path)
-            if held is None:
-                inexact[name] = why
-        else:
-            nodes[name] = source.blocks.get(name, node)
-            stored[name] = _stored_as(nodes[name])
-    return nodes, stored, inexact
+        if path not in packed or last not in ("weight", "scales", "biases"):
+            weights[name] = _plain(source.blocks.get(name, node))
+        elif last == "weight":
+            names = (f"{path}.{part}" for part in ("weight", "scales", "biases"))
+            parts = [source.parameters[each] for each in names if each in source.parameters]
+            weights[name] = _unpacked(str(source.modules[path].quantized), parts)
+    return weights
+
+
+def _plain(node: Node) -> _Weight:
+    return _Weight(node, _stored_as(node))
+
+
+def _unpacked(name: str, parts: list[Node]) -> _Weight:
+    """One of MLX's packed weights: as blocks where they hold it, else as floats."""
+    from .packed_nodes import as_blocks, as_floats, packed_format
+
+    fmt = packed_format(name, parts[1])
+    held, why = as_blocks(fmt, parts)
+    return _Weight(held or as_floats(fmt, parts), name, why)
 
 
 def _stored_as(node: Node) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,21 +15,22 @@ from ..formats.mlx_format import MlxFormat
 from ..formats.repack import from_mlx, held_by_ggml
 from ..load.lazy import Node, Region
 
-if TYPE_CHECKING:
-    from .mlx_lm import SourceModel
-
-__all__ = ["as_blocks", "as_floats"]
+__all__ = ["as_blocks", "as_floats", "packed_format"]
 
 #: scales looked at in one go
 _CHUNK = 1 << 18
 
 
-def as_blocks(source: SourceModel, path: str) -> tuple[Node | None, str]:
+def as_blocks(fmt: MlxFormat, parts: Sequence[Node]) -> tuple[Node | None, str]:
     """A packed weight as blocks of the ggml type that holds its codes and scales exactly.
 
-    Reads the module's scales. Returns: the node, or None and why no type holds them.
+    Reads the scales.
+
+    Args:
+        fmt: its format; parts: the nodes of the format's parts.
+
+    Returns: the node, or None and why no type holds them.
     """
-    fmt, parts = _parts(source, path)
     *lead, groups = parts[1].shape
     rows = math.prod(lead)
     step = max(1, _CHUNK // groups)
@@ -57,22 +57,19 @@ def as_blocks(source: SourceModel, path: str) -> tuple[Node | None, str]:
     return _rows_node(parts, (*lead, width), kind.name, wire), ""
 
 
-def as_floats(source: SourceModel, path: str) -> Node:
+def as_floats(fmt: MlxFormat, parts: Sequence[Node]) -> Node:
     """A packed weight as F32, the values that MLX's dequantize gives in the type of its scales."""
-    fmt, parts = _parts(source, path)
     *lead, groups = parts[1].shape
     return _rows_node(parts, (*lead, groups * fmt.block_size), "F32", fmt.decode)
 
 
-def _parts(source: SourceModel, path: str) -> tuple[MlxFormat, list[Node]]:
-    """The format of a module, with the type of its scales, and its stored arrays."""
-    fmt = formats.get_mlx(str(source.modules[path].quantized))
-    parts = [source.parameters[f"{path}.{part.suffix}"] for part in fmt.parts]
-    return fmt.with_dtype(parts[1].dtype if parts[1].dtype in FLOATS else "BF16"), parts
+def packed_format(name: str, scales: Node) -> MlxFormat:
+    """The format of that name for scales of this type."""
+    return formats.get_mlx(name, scales.dtype if scales.dtype in FLOATS else "BF16")
 
 
 def _rows_node(
-    parts: list[Node],
+    parts: Sequence[Node],
     shape: tuple[int, ...],
     dtype: str,
     made: Callable[[tuple[Array, ...]], Array],

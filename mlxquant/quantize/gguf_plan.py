@@ -140,12 +140,11 @@ def type_plan(
         RequestError: a tensor is quantized already, and `request.requantize` is not set; ….
         ModelError: see `choose_types`.
     """
-    metadata = {**model.metadata, **(overrides or {})}
-    model = replace(model, metadata=metadata)
     by_name = {tensor.name: tensor for tensor in model.tensors}
     tensors = [(t.name, t.shape, _llama_type(t)) for t in model.tensors]
     plain = model.plain_metadata()
-    choices = choose_types(request, plain, tensors)
+    set_by_user = {key: value.value for key, value in (overrides or {}).items()}
+    choices = choose_types(request, plain, tensors, overrides)
     items = []
     for name, choice in choices.items():
         tensor = by_name[name]
@@ -165,12 +164,16 @@ def type_plan(
         )
     for pattern in request.unused_patterns(list(by_name)):
         notes.append(f"--tensor-type {pattern!r} is in the name of no tensor")
-    metadata = _with_types(metadata, items, file_number(request, plain, tensors))
-    described = {
+    metadata = _with_types(model.metadata, items, file_number(request, plain, tensors))
+    for key, value in (overrides or {}).items():
+        metadata.pop(key, None)  # what is set goes to the end
+        metadata[key] = value
+    described: dict[str, Any] = {
         key: getattr(request, key)
         for key in request.__dataclass_fields__
         if key not in ("target", "patterns")
     }
+    described["overrides"] = set_by_user
     return GgufPlan(model, tuple(items), metadata, described, tuple(notes))
 
 

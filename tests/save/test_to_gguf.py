@@ -112,11 +112,12 @@ def test_what_is_not_exact_is_named_before_anything_is_written(
     assert seen == [result.plan]
     lost = {item.tensor.name: item for item in result.plan.inexact}
     assert set(lost) == {n for n, kind in types(tmp_path / "out.gguf").items() if kind == "Q8_0"}
-    before = resolve_model(open_checkpoint(tmp_path / "mlx"))
-    from mlxquant.models.packed_nodes import as_floats
+    import mlx.core as mx
 
-    node = as_floats(before, "model.layers.0.mlp.up_proj")
-    w = node.flat(0, node.size).reshape(node.shape).astype(np.float64)
+    arrays = mx.load(str(tmp_path / "mlx" / "model.safetensors"))
+    parts = [arrays.get(f"model.layers.0.mlp.up_proj.{s}") for s in ("weight", "scales", "biases")]
+    means = mx.dequantize(*parts, **request_.default.mlx_config())
+    w = np.array(means.astype(mx.float32)).astype(np.float64)
     stored = weights(tmp_path / "out.gguf")["blk.0.ffn_up.weight"]
     item = lost["blk.0.ffn_up.weight"]
     assert item.error == pytest.approx(np.linalg.norm(w - stored) / np.linalg.norm(w), rel=1e-9)
