@@ -42,6 +42,9 @@ IMPORTED = (
     "mlxquant.load.hub",
     "mlxquant.models.mlx_lm",
     "mlxquant.quantize.policy",
+    "mlxquant.models.gguf_model",
+    "mlxquant.quantize.gguf_plan",
+    "mlxquant.save.to_gguf",
     "mlxquant.save.to_mlx",
     "mlxquant.save.work",
 )
@@ -109,7 +112,7 @@ def as_ordinary_user() -> None:
 
 
 class Runner:
-    """Runs `mlxquant.quantize` in children of a process of its own.
+    """Runs `mlxquant.quantize`, or another `work`, in children of a process of its own.
 
     Args:
         before: called in that process before the program starts.
@@ -292,7 +295,8 @@ def child(order: dict[str, Any], log: int, report: int) -> int:
     disk = Disk(f"{Path(order['output']).parent}/", Fault(**order["fault"]), log)
     status, error = 0, ""
     try:
-        mlxquant.quantize(order["model"], order["output"], **order["options"])
+        work = getattr(mlxquant, order["options"].pop("work", "quantize"))
+        work(order["model"], order["output"], **order["options"])
     except mlxquant.MlxquantError as problem:
         status, error = problem.exit_status, f"{type(problem).__name__}: {problem}"
     except KeyboardInterrupt:
