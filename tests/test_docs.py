@@ -14,7 +14,11 @@ from mlxquant.cli import COMMANDS
 from support import REPOSITORY, run_cli
 
 from mlxquant import RequestError, formats
+from mlxquant.assets import BUNDLED_MODEL
+from mlxquant.formats import repack
+from mlxquant.formats.floats import to_float32
 from mlxquant.formats.ggml_format import GgmlFormat
+from mlxquant.load.from_hf import open_folder
 from mlxquant.models.families import FAMILIES
 
 README = REPOSITORY / "README.md"
@@ -67,6 +71,81 @@ def types_table() -> str:
     return "\n".join(lines)
 
 
+def into_table() -> str:
+    """What becomes of each ggml type in an MLX folder."""
+    lines = ["| GGUF | in the folder | bits per weight | stock mlx-lm |", "|---|---|---|---|"]
+    for name in formats.names():
+        block = formats.get(name)
+        if not isinstance(block, GgmlFormat):
+            continue
+        if block.block_size == 1:
+            if name in ("F32", "F16", "BF16"):
+                lines.append(f"| {name} | {name}, exact | {block.bpw:.4g} | yes |")
+            continue
+        target = repack.mlx_format_of(name)
+        if target is None:
+            lines.append(f"| {name} | its blocks, exact | {block.bpw:.4g} | no |")
+        else:
+            lines.append(f"| {name} | {target.name}, exact | {target.bpw:.4g} | yes |")
+    return "\n".join(lines)
+
+
+def out_table() -> str:
+    """What each MLX format becomes in a GGUF file, tried on rows of the bundled model."""
+    tensor = open_folder(BUNDLED_MODEL).stored["model.layers.3.mlp.up_proj.weight"]
+    rows = to_float32(tensor.read(0, tensor.size), tensor.dtype).reshape(tensor.shape)
+    lines = ["| MLX | GGUF | bits per weight | |", "|---|---|---|---|"]
+    for name in formats.mlx_names():
+        fmt = formats.get_mlx(name)
+        parts = fmt.encode(rows)
+        biases = parts[2] if len(parts) > 2 else None
+        held = repack.held_by_ggml(fmt, parts[1], biases, lambda parts=parts: parts[0])
+        kind = formats.get(held.types[0] if held else "Q8_0")
+        result = "exact"
+        if not held:
+            w = fmt.decode(parts)
+            error = np.linalg.norm(w - kind.decode(kind.encode(w))) / np.linalg.norm(w)
+            result = f"error {error:.1g}"
+        lines.append(f"| {name} | {kind.name} | {fmt.bpw:.4g} → {kind.bpw:.4g} | {result} |")
+    return "\n".join(lines)
+
+
+def exact_table() -> str:
+    """The two tables of docs/gguf.md in short, for README."""
+    lines = ["| from | to | formats | |", "|---|---|---|---|"]
+    for source, to, table in (
+        ("GGUF", "MLX folder", into_table()),
+        ("MLX folder", "GGUF", out_table()),
+    ):
+        groups: dict[str, list[str]] = {}
+        for line in table.splitlines()[2:]:
+            name, target, _, last = (cell.strip() for cell in line.strip("|").split("|"))
+            if to == "GGUF":
+                name = re.sub(r"affine(\d)-g\d+", r"affine \1 bits", name)
+                result = "exact" if last == "exact" else f"as {target}, {last}"
+            else:
+                kept = "its blocks" in target or name == target.removesuffix(", exact")
+                what = "kept as it is" if kept else "repacked into MLX's own"
+                result = f"exact, {what}{'' if last == 'yes' else '; mlxquant runs it'}"
+            names = groups.setdefault(result, [])
+            if name not in names:
+                names.append(name)
+        lines += [f"| {source} | {to} | {' '.join(n)} | {r} |" for r, n in groups.items()]
+        source, to = "", ""
+    return "\n".join(lines).replace(" bits affine ", " ")
+
+
+def test_readme_shows_what_is_exact() -> None:
+    page = README.read_text(encoding="utf-8")
+    found = re.search(r"(?<=\n)\| from \| to \|.*?(?=\n\n)", page, re.DOTALL)
+    assert found is not None
+    made = exact_table()
+    if os.environ.get("MLXQUANT_REGENERATE"):
+        page = page[: found.start()] + made + page[found.end() :]
+        README.write_text(page, encoding="utf-8")
+    assert f"\n{made}\n\n" in page
+
+
 def families_table() -> str:
     """Every family, by what its config.json says and by GGUF's architecture."""
     lines = ["| GGUF architecture | model types |", "|---|---|"]
@@ -74,16 +153,24 @@ def families_table() -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize(("title", "table"), [("Types", types_table), ("Families", families_table)])
-def test_the_gguf_page_is_the_code(title: str, table: Callable[[], str]) -> None:
+@pytest.mark.parametrize(
+    ("head", "table"),
+    [
+        ("| type |", types_table),
+        ("| GGUF architecture |", families_table),
+        ("| GGUF | in the folder |", into_table),
+        ("| MLX | GGUF |", out_table),
+    ],
+)
+def test_the_gguf_page_is_the_code(head: str, table: Callable[[], str]) -> None:
     page = GGUF_PAGE.read_text(encoding="utf-8")
-    pattern = rf"(?<=## {title}\n)(@\w+|\|.*?)(?=\n\n)"
-    found = re.search(pattern, page, re.DOTALL)
+    found = re.search(rf"(?<=\n){re.escape(head)}.*?(?=\n\n)", page, re.DOTALL)
     assert found is not None
+    made = table()
     if os.environ.get("MLXQUANT_REGENERATE"):
-        page = page[: found.start()] + table() + page[found.end() :]
+        page = page[: found.start()] + made + page[found.end() :]
         GGUF_PAGE.write_text(page, encoding="utf-8")
-    assert f"## {title}\n{table()}\n\n" in page
+    assert f"\n{made}\n\n" in page
 
 
 def convert_table() -> str:

@@ -58,6 +58,7 @@ _NOT_THE_MODEL = frozenset(
         "initializer_range",
         "label2id",
         "mm_tokens_per_image",
+        "mlxquant",
         "model_type",
         "pad_token_id",
         "pretraining_tp",
