@@ -130,9 +130,9 @@ def exact_table() -> str:
             names = groups.setdefault(result, [])
             if name not in names:
                 names.append(name)
-        lines += [f"| {source} | {to} | {' '.join(n)} | {r} |" for r, n in groups.items()]
+        lines += [f"| {source} | {to} | {', '.join(n)} | {r} |" for r, n in groups.items()]
         source, to = "", ""
-    return "\n".join(lines).replace(" bits affine ", " ")
+    return "\n".join(lines).replace(" bits, affine ", " ")
 
 
 def test_readme_shows_what_is_exact() -> None:
