@@ -86,7 +86,7 @@ _NVFP4_OBSTACLE = "scale bytes above 126, which ggml and MLX read differently,"
 class Holding:
     """Which formats hold some rows exactly, and what is in the way of the others.
 
-    True if there is one. The answers for parts of a tensor add up to that for the whole.
+    True if there is one. The answers for parts of one tensor add up to that for the whole.
 
     Attributes:
         candidates: formats that have such codes, in order of preference.
@@ -103,7 +103,7 @@ class Holding:
     @property
     def types(self) -> tuple[str, ...]:
         """The formats that hold every row, in order of preference."""
-        return tuple(name for name in self.candidates if not self.obstacles.get(name))
+        return tuple(name for name in self.candidates if not self.obstacles[name])
 
     @property
     def reason(self) -> str:
@@ -111,22 +111,15 @@ class Holding:
         return self.misfit or "; ".join(
             f"{name}: {what} in {count} of {self.groups} groups"
             for name in self.candidates
-            for what, count in self.obstacles.get(name, {}).items()
+            for what, count in sorted(self.obstacles[name].items())
         )
 
     def __bool__(self) -> bool:
         return bool(self.types)
 
     def __add__(self, other: Holding) -> Holding:
-        return Holding(
-            tuple(name for name in self.candidates if name in other.candidates),
-            self.groups + other.groups,
-            {
-                name: self.obstacles.get(name, Counter()) + other.obstacles.get(name, Counter())
-                for name in self.candidates
-            },
-            self.misfit or other.misfit,
-        )
+        obstacles = {name: found + other.obstacles[name] for name, found in self.obstacles.items()}
+        return Holding(self.candidates, self.groups + other.groups, obstacles, self.misfit)
 
 
 def mlx_format_of(type_name: str) -> MlxFormat | None:
@@ -252,7 +245,8 @@ def affine_fields(
 def _differ(dtype: str, d: Halves, scales: Array, biases: Array, zero: int) -> NDArray[np.bool_]:
     """Where biases are not -zero · scale, as real numbers."""
     if dtype == "F16":
-        bits: NDArray[np.bool_] = minus(zero).take(d) != biases.view("<u2")
+        expected = minus(zero).take(d)
+        bits: NDArray[np.bool_] = (expected != biases.view("<u2")) | _lost(expected)
         if not bits.any():  # so in all that to_mlx made; otherwise it may be the sign of a 0
             return bits
     with np.errstate(over="ignore", invalid="ignore"):
