@@ -40,7 +40,8 @@ A message that begins with / is written with two: //"""
 def command(**given: Any) -> None:
     """Chat with a model.
 
-    MODEL is a folder or a hub id (org/name); without one, the model that comes with mlxquant.
+    MODEL is a folder, a GGUF file (any part of a split one) or a hub id (org/name); without one,
+    the model that comes with mlxquant.
     """
     from ..errors import ModelError
     from ..run.chat import Session

@@ -41,12 +41,14 @@ __all__ = ["command"]
 def command(**given: Any) -> None:
     """Generate text from a prompt.
 
-    MODEL is a folder or a hub id (org/name); without one, the model that comes with mlxquant.
+    MODEL is a folder, a GGUF file (any part of a split one) or a hub id (org/name); without one,
+    the model that comes with mlxquant.
 
     \b
     Examples:
       mlxquant generate --prompt "The old house stood on the hill."
       mlxquant generate ./books-4bit --raw --prompt "It was a dark" --temp 0
+      mlxquant generate model-Q4_K_M.gguf --prompt "Why is the sky blue?"
       git log -5 | mlxquant generate mlx-community/Qwen3-4B-4bit --system-prompt "Summarize."
     """
     prompt = read_prompt(given["prompt"])

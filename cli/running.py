@@ -73,6 +73,11 @@ _OPTIONS = (
     ),
     click.option("--revision", help="Branch, tag or commit of MODEL on the hub."),
     click.option("--trust-remote-code", is_flag=True, help="Run Python code the model comes with."),
+    click.option(
+        "--approximate-tokenizer",
+        is_flag=True,
+        help="Accept a GGUF vocabulary that no tokenizer.json splits exactly as llama.cpp does.",
+    ),
 )
 
 
@@ -106,17 +111,16 @@ def load_all(given: dict[str, Any], progress: Progress) -> Loaded:
     if given["model"] and given["model_option"]:
         raise click.UsageError("MODEL is given twice")
     options = Options(**{field.name: given[field.name] for field in fields(Options)})
-    trust = given["trust_remote_code"]
+    trusted: dict[str, Any] = {
+        "trust_remote_code": given["trust_remote_code"],
+        "approximate_tokenizer": given["approximate_tokenizer"],
+    }
     checkpoint = open_checkpoint(
-        given["model"] or given["model_option"],
-        revision=given["revision"],
-        trust_remote_code=trust,
+        given["model"] or given["model_option"], revision=given["revision"], **trusted
     )
     options = with_model_defaults(options, checkpoint)
     drafting = given["draft_model"]
-    draft_checkpoint = (
-        open_checkpoint(drafting, trust_remote_code=trust) if drafting is not None else None
-    )
+    draft_checkpoint = open_checkpoint(drafting, **trusted) if drafting is not None else None
     progress.show(f"loading {checkpoint.source} …")
     from ..run.generate import check
     from ..run.model import load_checkpoint

@@ -288,14 +288,26 @@ def _is_gguf(model: Source) -> TypeGuard[str | PathLike[str]]:
 
 
 def load(
-    model: Source = None, *, revision: str | None = None, trust_remote_code: bool = False
+    model: Source = None,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    approximate_tokenizer: bool = False,
+    dtype: str | None = None,
 ) -> tuple[Any, Any]:
     """Load a model to run it: `(model, tokenizer)` as `mlx_lm.generate` takes them.
 
-    Args: as `open_checkpoint`.
+    Args: as `open_checkpoint`, and
+        dtype: what it computes in: `float16`, `bfloat16` or `float32`; None for the model's own.
 
     Raises: as `open_checkpoint`, and ModelError for an architecture that mlx-lm does not know.
     """
     from .run.model import load as load_model
 
-    return load_model(model, revision=revision, trust_remote_code=trust_remote_code)
+    return load_model(
+        model,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        approximate_tokenizer=approximate_tokenizer,
+        dtype=dtype,
+    )

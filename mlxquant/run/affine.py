@@ -18,11 +18,11 @@ __all__ = ["in_float32"]
 
 
 def in_float32(layer: Any, dtype: mx.Dtype) -> None:
-    """Make a quantized layer multiply in float32; its scales and biases are to be of that type.
+    """Make a quantized layer multiply in float32 and give what the model computes in.
 
     Args:
-        layer: nn.QuantizedLinear, nn.QuantizedEmbedding or mlx-lm's QuantizedSwitchLinear; others
-            stay as they are.
+        layer: nn.QuantizedLinear, nn.QuantizedEmbedding or mlx-lm's QuantizedSwitchLinear, its
+            scales and biases float32 if they are floats; layers of other kinds stay as they are.
         dtype: element type of an embedding's vectors.
     """
     kind = _KINDS.get(type(layer))

@@ -35,6 +35,7 @@ def load(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    approximate_tokenizer: bool = False,
     lazy: bool = False,
     dtype: str | None = None,
 ) -> tuple[Any, Any]:
@@ -45,6 +46,8 @@ def load(
             the bundled model.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run Python code that the folder carries.
+        approximate_tokenizer: accept a GGUF vocabulary that no tokenizer.json splits exactly as
+            llama.cpp does.
         lazy: leave the weights on disk until they are used; ggml blocks are read at once.
         dtype: what the model computes in: `float16`, `bfloat16` or `float32`; None for its own.
 
@@ -58,7 +61,12 @@ def load(
     """
     from ..pipeline import open_checkpoint
 
-    checkpoint = open_checkpoint(path, revision=revision, trust_remote_code=trust_remote_code)
+    checkpoint = open_checkpoint(
+        path,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        approximate_tokenizer=approximate_tokenizer,
+    )
     return load_checkpoint(checkpoint, lazy=lazy, dtype=dtype)
 
 

@@ -120,7 +120,7 @@ class _Builder:
         made = layer.to_quantized(**target.mlx_config())
         for part, values in zip(target.parts, parts, strict=True):
             setattr(made, part.suffix, mx.array(values))
-        if target.mode == "affine":
+        if target.mode == "affine" or isinstance(layer, nn.Embedding):
             in_float32(made, self.mx_dtype)
         mx.eval([made[part.suffix] for part in target.parts])
         return made

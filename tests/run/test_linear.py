@@ -1,0 +1,173 @@
+"""Layers on blocks compute what the same layers compute with the decoded weights."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import SwitchGLU, SwitchLinear
+
+from mlxquant import formats
+from mlxquant.formats.ggml_format import GgmlFormat
+from mlxquant.run import linear
+from mlxquant.run.linear import PackedEmbedding, PackedLinear, PackedSwitchLinear
+
+TYPES = ("Q4_K", "Q6_K", "IQ2_XXS", "IQ4_NL", "Q8_0", "TQ2_0")
+DTYPES = (mx.float16, mx.bfloat16, mx.float32)
+K = 256
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven rows at a time, so that every layer here takes several steps and a rest."""
+    monkeypatch.setattr(linear, "CHUNK_BYTES", 4 * K * 7)
+
+
+def encoded(type_name: str, *shape: int) -> tuple[mx.array, mx.array, GgmlFormat]:
+    """Random weights: blocks, what they decode to (by NumPy), and their format."""
+    fmt = formats.get(type_name)
+    assert isinstance(fmt, GgmlFormat)
+    rows = np.random.default_rng(7).normal(size=(int(np.prod(shape)), K)).astype(np.float32)
+    (wire,) = fmt.encode(rows)
+    floats = fmt.decode((wire,))
+    return mx.array(wire).reshape(*shape, -1), mx.array(floats).reshape(*shape, K), fmt
+
+
+def random(*shape: int, dtype: mx.Dtype = mx.float32) -> mx.array:
+    values = np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+    return mx.array(values).astype(dtype)
+
+
+def same(ours: mx.array, theirs: mx.array, tolerance: float = 0.0) -> None:
+    assert ours.dtype == theirs.dtype
+    assert ours.shape == theirs.shape
+    found, wanted = (np.array(y.astype(mx.float32)) for y in (ours, theirs))
+    scale = float(np.abs(wanted).max(initial=1))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("type_name", TYPES)
+def test_a_product_is_that_with_the_decoded_rows(type_name: str, dtype: mx.Dtype) -> None:
+    wire, floats, fmt = encoded(type_name, 40)
+    layer = PackedLinear(wire, fmt, random(40, dtype=dtype))
+    for shape in ((K,), (3, K), (2, 5, K)):
+        x = random(*shape, dtype=dtype)
+        weight = floats.astype(dtype)
+        chunks = [x @ weight[at : at + 7].T for at in range(0, 40, 7)]
+        same(layer(x), mx.concatenate(chunks, axis=-1) + layer.bias)
+        same(layer(x), x @ weight.T + layer.bias, 1e-6 if dtype == mx.float32 else 1e-2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_embedding_gives_the_decoded_rows_and_their_products(dtype: mx.Dtype) -> None:
+    wire, floats, fmt = encoded("Q5_K", 40)
+    layer, weight = PackedEmbedding(wire, fmt, dtype), floats.astype(dtype)
+    for ids in (
+        mx.array(3),
+        mx.arange(40),
+        mx.array([[5, 39, 5], [0, 1, 2]]),
+        mx.zeros((1, 0), mx.int32),
+    ):
+        same(layer(ids), weight[ids])
+    x = random(2, 3, K, dtype=dtype)
+    same(layer.as_linear(x), PackedLinear(wire, fmt)(x))
+
+
+EXPERTS = 12
+#: tokens before experts: few pairs are decoded one by one, many expert by expert
+BATCHES = ((1, 1, 3), (1, 1, 6), (1, 1, 7), (2, 3, 2), (1, 40, 4))
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+@pytest.mark.parametrize("rows", [3, 20])
+def test_experts_are_those_of_mlx_lm(batch: tuple[int, int, int], rows: int) -> None:
+    wire, floats, fmt = encoded("Q4_K", EXPERTS, rows)
+    ours = PackedSwitchLinear(wire, fmt, random(EXPERTS, rows))
+    theirs = SwitchLinear(K, rows, EXPERTS)
+    theirs.weight, theirs.bias = floats, ours.bias
+    assert (ours.input_dims, ours.output_dims, ours.num_experts) == (K, rows, EXPERTS)
+    b, n, m = batch
+    chosen = np.random.default_rng(n).integers(0, EXPERTS, batch).astype(np.uint32)
+    indices = mx.array(chosen)
+    for x in (random(b, n, 1, 1, K), random(b, n, m, 1, K)):
+        same(ours(x, indices), theirs(x, indices), 1e-6)
+    flat, ascending = random(b * n * m, 1, K), mx.array(np.sort(chosen.reshape(-1)))
+    same(
+        ours(flat, ascending, sorted_indices=True),
+        theirs(flat, ascending, sorted_indices=True),
+        1e-6,
+    )
+
+
+@pytest.mark.parametrize("tokens", [1, 50])
+def test_experts_in_the_layer_that_uses_them(tokens: int) -> None:
+    """mlx-lm sorts the tokens by expert where there are many."""
+    layer = SwitchGLU(K, K, EXPERTS)
+    x = random(1, tokens, K)
+    indices = mx.array(np.random.default_rng(1).integers(0, EXPERTS, (1, tokens, 4)))
+    wire, floats, fmt = encoded("Q6_K", EXPERTS, K)
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        layer[name].weight = floats
+    expected = layer(x, indices)
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        layer[name] = PackedSwitchLinear(wire, fmt)
+    same(layer(x, indices), expected, 1e-6)
+
+
+def test_the_blocks_are_no_trainable_floats() -> None:
+    wire, _, fmt = encoded("Q4_K", 8)
+    layer = PackedLinear(wire, fmt, random(8))
+    layer.set_dtype(mx.bfloat16)
+    assert layer.trainable_parameters() == {}
+    assert {name: array.dtype for name, array in tree_flatten(layer.parameters())} == {
+        "weight": mx.uint8,
+        "bias": mx.bfloat16,
+    }
+    assert repr(layer) == "PackedLinear(Q4_K, [8, 256], bias=True)"
+
+
+def peak(function: Any, *arguments: Any) -> int:
+    """Bytes that MLX takes while it computes, the result left out."""
+    mx.eval(arguments)
+    gc.collect()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    result = function(*arguments)
+    mx.eval(result)
+    return int(mx.get_peak_memory() - before - result.nbytes)
+
+
+def test_memory_does_not_grow_with_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 MiB of floats from 36 MiB of blocks."""
+    monkeypatch.undo()
+    rows, k = 32768, 2048
+    fmt = formats.get("Q4_K")
+    assert isinstance(fmt, GgmlFormat)
+    some = np.random.default_rng(0).normal(size=(64, k)).astype(np.float32)
+    wire = mx.array(np.tile(fmt.encode(some)[0], (rows // 64, 1)))
+    least, most = linear.CHUNK_BYTES, 5 * linear.CHUNK_BYTES
+    assert most < rows * k * 4 / 6
+    for dtype in (mx.float32, mx.bfloat16):
+        x = random(2, k, dtype=dtype)
+        embedding = PackedEmbedding(wire, fmt, dtype)
+        assert least <= peak(PackedLinear(wire, fmt), x) < most
+        assert least <= peak(embedding.as_linear, x) < most
+        ids = mx.arange(8192)
+        assert least <= peak(embedding, ids) < most + ids.size * k * dtype.size
+    experts = PackedSwitchLinear(wire.reshape(16, rows // 16, -1), fmt)
+    for tokens in (4, 16):
+        x, indices = random(tokens, 1, 1, k), mx.array([[n % 16, 3] for n in range(tokens)])
+        assert least <= peak(experts, x, indices) < most
+
+
+def test_results_are_computed_in_any_order() -> None:
+    wire, floats, fmt = encoded("Q4_K", 40)
+    layer = PackedLinear(wire, fmt)
+    first, second = layer(random(2, K)), layer(random(3, K))
+    mx.eval(second)
+    same(first, random(2, K) @ floats.T, 1e-6)
