@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, ModelError, one_line
 from ..files.gguf import GgufEntry, GgufHeader
 from ..files.gguf_split import open_split
 from ..files.gguf_types import tensor_type
@@ -89,8 +89,12 @@ def open_gguf(
         for header in headers
         for entry in header.entries.values()
     }
-    family = family_of_metadata(first.metadata, leaves)
-    config = family.config(first.metadata, leaves)
+    try:
+        family = family_of_metadata(first.metadata, leaves)
+        config = family.config(first.metadata, leaves)
+        lazy = family.to_hf(leaves, config)
+    except ModelError as problem:
+        raise ModelError(one_line(f"{first.path}: {problem}")) from problem
     types = Counter(tensor.dtype for tensor in stored.values())
     config["torch_dtype"] = "float16" if types["F16"] > types["BF16"] else "bfloat16"
     for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos")):
@@ -113,7 +117,7 @@ def open_gguf(
         notes=(f"GGUF tensors: {shown}", *(() if made else (_NO_VOCABULARY,))),
         source=source or str(path),
         made_files={name: text.encode() for name, text in made.items()},
-        lazy=family.to_hf(leaves, config),
+        lazy=lazy,
         headers=tuple(headers),
     )
 

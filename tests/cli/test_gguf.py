@@ -82,7 +82,7 @@ def test_what_cannot_run_is_one_line(run: Run, file: Path, tmp_path: Path, comma
     family_models.export(family_models.make_case(tmp_path / "model", "llama"), mute, ("Q8_0",))
     for path, said in (
         (cut, "cut.gguf: tensor "),
-        (foreign, "'lhama'"),
+        (foreign, "foreign.gguf: GGUF architecture 'lhama'"),
         (mute, "the file has no vocabulary"),
         (tmp_path / "missing.gguf", "no such file"),
     ):

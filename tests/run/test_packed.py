@@ -225,7 +225,7 @@ def test_what_cannot_run_is_one_line(gguf: Make, tmp_path: Path) -> None:
     family_models.export(family_models.make_case(tmp_path / "model", "llama"), mute, ("Q8_0",))
     cases: list[tuple[Path, type[MlxquantError], str]] = [
         (cut, FileFormatError, "cut.gguf: tensor "),
-        (foreign, ModelError, "lhama"),
+        (foreign, ModelError, "foreign.gguf: GGUF architecture 'lhama'"),
         (mute, ModelError, "mute.gguf: the file has no vocabulary"),
         (tmp_path / "missing.gguf", MlxquantError, "missing.gguf: no such file"),
     ]
