@@ -21,6 +21,7 @@ __all__ = [
     "SAMPLE",
     "TEXTS",
     "byte_level",
+    "characters",
     "encoder",
     "llama_cpp",
     "save",
@@ -29,6 +30,7 @@ __all__ = [
     "split",
     "unigram",
     "word_pieces",
+    "write",
 ]
 
 SAMPLE = """The quick brown fox jumps over the lazy dog, and it's what they've all said:
@@ -105,6 +107,15 @@ def save(folder: Path, tokenizer: Mapping[str, Any], **config: Any) -> Path:
     return folder
 
 
+def write(folder: Path, files: Mapping[str, str], but: str = "") -> Path:
+    """A folder with these files, one left out."""
+    for name, text in files.items():
+        if name != but:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8", newline="")
+    return folder
+
+
 def split(regex: str, **settings: Any) -> dict[str, Any]:
     """A Split step of a tokenizer.json."""
     step = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
@@ -149,6 +160,44 @@ def byte_level(
         added(count + 2, "<tool>", special=False),
     ]
     return tokenizer
+
+
+def characters(pre: str, *, fallback: bool = True, model: str = "gpt2") -> dict[str, Any]:
+    """GGUF metadata of a BPE vocabulary whose tokens are made of characters.
+
+    Args:
+        pre: the pre-tokenizer's name; all but `whitespace` write spaces as U+2581.
+        fallback: whether it has tokens for bytes.
+        model: `gpt2`, `gemma4` or `whitespace`.
+    """
+    escape = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    words = model == "whitespace"
+    cut = {"type": "WhitespaceSplit"} if words else split(r"[^\n]+|[\n]+")
+    trainer = BpeTrainer(vocab_size=700, show_progress=False)
+    parts = {"normalizer": None if words else escape, "pre_tokenizer": cut, "model": _bpe()}
+    learned = _trained(parts, trainer)["model"]
+    vocab = learned["vocab"]
+    runs = ["\n", "\n\n", "\n\n\n"]
+    tokens = ["<unk>", "<s>", "</s>", *sorted(vocab, key=vocab.__getitem__)]
+    tokens += [run for run in runs if run not in vocab]
+    tokens += ["<|user|>", "<tool>"]
+    types = [3, 3, 3] + [1] * (len(tokens) - 5) + [3, 4]
+    if fallback:
+        tokens += [f"<0x{byte:02X}>" for byte in range(256)]
+        types += [6] * 256
+    merges = [" ".join(pair) for pair in learned["merges"]]
+    return {
+        "tokenizer.ggml.model": model,
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": [*merges, "\n \n", "\n\n \n"],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_eos_token": False,
+    }
 
 
 def scored(space_prefix: bool = True) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..files.quote import quote
+from .alphabet import missing_bytes
 from .draft import Draft
-from .pre_tokenizers import Unknown, pieces_of, recognise
+from .recognise import Unknown, recognise
 
 __all__ = ["byte_level", "merges_make_all", "plain_bpe", "read_merges"]
 
@@ -18,7 +19,8 @@ def byte_level(draft: Draft, model: dict[str, Any]) -> None:
     merges = list(read_merges(draft, model, ids))
     plain_bpe(draft, model)
     unknown = model.get("unk_token")
-    if unknown is not None and not _whole_alphabet(ids):
+    missing = missing_bytes(ids)
+    if unknown is not None and missing:
         draft.inexact("it has an unknown token, and bytes that are no token")
 
     def own_merges() -> bool:
@@ -26,7 +28,9 @@ def byte_level(draft: Draft, model: dict[str, Any]) -> None:
 
     try:
         ignore = bool(model.get("ignore_merges"))
-        pre, notes = recognise(draft.source.tokenizer.get("pre_tokenizer"), ignore, own_merges)
+        pre, notes = recognise(
+            draft.source.tokenizer.get("pre_tokenizer"), ignore, own_merges, missing
+        )
     except Unknown as problem:
         draft.inexact(f"llama.cpp has no pre-tokenizer that {problem}")
         pre, notes = "default", []
@@ -73,22 +77,11 @@ def read_merges(
 
 
 def _normalizer(draft: Draft) -> None:
-    try:
-        steps = pieces_of(draft.source.tokenizer.get("normalizer"))
-    except Unknown as problem:
-        raise draft.source.wrong("normalizer", str(problem)) from None
-    for step in steps:
+    for step in draft.steps("normalizer"):
         if step.get("type") == "NFC":
             draft.note("does not bring the text into Unicode's normal form C first")
         else:
             draft.inexact(f"it normalizes text by {str(step.get('type'))[:40]!r}")
-
-
-def _whole_alphabet(ids: dict[str, int]) -> bool:
-    """Whether each byte's character is a token: printable Latin-1 and as many more as it takes."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = range(0x100, 0x200 - len(printable))
-    return all(chr(c) in ids for c in (*printable, *others))
 
 
 def merges_make_all(merges: list[tuple[str, str]], vocab: dict[str, int]) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 from ..errors import ModelError
 from ..files.quote import quote
 from .folder import AddedToken, TokenizerFolder
-from .habits import ALWAYS_FOUND, ENDS_BY_TEXT, NOT_STRIPPED
+from .habits import ALWAYS_FOUND, ENDS_BY_TEXT, swallows
+from .recognise import Unknown, pieces_of
 from .vocabulary import LONGEST_TOKEN, MOST_TOKENS, TokenType
 
 __all__ = ["Draft"]
@@ -20,22 +21,36 @@ class Draft:
 
     Attributes:
         source: the folder's files.
-        name: the GGUF's `general.name`.
+        name, architecture: the GGUF's `general.name` and `general.architecture`.
         tokens, types: by id; None where no token has the id.
         scores: by id, for models that have scores.
         metadata: the keys as they become known.
         notes: what llama.cpp does otherwise, a sentence each.
     """
 
-    def __init__(self, source: TokenizerFolder, name: str, approximate: bool) -> None:
+    def __init__(
+        self, source: TokenizerFolder, name: str, architecture: str, approximate: bool
+    ) -> None:
         self.source = source
         self.name = name
+        self.architecture = architecture
         self.approximate = approximate
         self.tokens: dict[int, str] = {}
         self.types: dict[int, int] = {}
         self.scores: dict[int, float] = {}
         self.metadata: dict[str, Any] = {}
         self.notes: list[str] = []
+
+    def steps(self, member: str) -> list[dict[str, Any]]:
+        """The parts of tokenizer.json's normalizer or pre_tokenizer, in order.
+
+        Raises:
+            FileFormatError: the member is not what it should be.
+        """
+        try:
+            return pieces_of(self.source.tokenizer.get(member))
+        except Unknown as problem:
+            raise self.source.wrong(member, str(problem)) from None
 
     def set(self, key: str, value: Any) -> None:
         """Set `tokenizer.ggml.<key>`."""
@@ -106,21 +121,19 @@ class Draft:
         content = quote(token.content)
         if token.single_word:
             self.inexact(f"the added token {content} counts as a single word only")
-        phi3 = any(name in self.name.lower() for name in ("phi-3", "phi3"))
-        strips = phi3 and token.content not in NOT_STRIPPED
-        if token.lstrip or token.rstrip != strips:
+        if (token.lstrip, token.rstrip) != swallows(
+            token.content, self.name, self.architecture, ""
+        ):
             does = "swallows" if token.lstrip or token.rstrip else "does not swallow"
             self.inexact(
                 f"the added token {content} {does} the whitespace beside it, and llama.cpp"
-                " takes that from the model's name alone"
+                " takes that from the model's name and architecture alone"
             )
         if token.normalized and not self._unmoved(token.content):
             self.inexact(f"the added token {content} is looked for in normalized text")
 
     def _unmoved(self, content: str) -> bool:
         """Whether looking for `content` in normalized text is looking for it in the text."""
-        from .pre_tokenizers import Unknown, pieces_of
-
         try:
             steps = pieces_of(self.source.tokenizer.get("normalizer"))
         except Unknown:

@@ -37,7 +37,7 @@ class TokenizerFolder:
     Attributes:
         path: the folder.
         tokenizer: tokenizer.json's object; empty where there is none.
-        config: tokenizer_config.json's.
+        config: tokenizer_config.json's; special_tokens_map: special_tokens_map.json's.
         model_config, generation: config.json's and generation_config.json's.
         specials: role (`bos`, `eos`, …) to the text of its token.
         added: the added tokens, by id.
@@ -47,6 +47,7 @@ class TokenizerFolder:
     path: Path
     tokenizer: dict[str, Any]
     config: dict[str, Any]
+    special_tokens_map: dict[str, Any]
     model_config: dict[str, Any]
     generation: dict[str, Any]
     specials: dict[str, str] = field(default_factory=dict)
@@ -85,13 +86,15 @@ def open_tokenizer_folder(path: str | PathLike[str]) -> TokenizerFolder:
             " with transformers' save_pretrained and try again"
         )
     config = optional("tokenizer_config.json")
-    specials = optional("special_tokens_map.json") | {
+    special_tokens_map = optional("special_tokens_map.json")
+    specials = special_tokens_map | {
         key: value for key, value in config.items() if value is not None
     }
     found = TokenizerFolder(
         path=folder,
         tokenizer=tokenizer,
         config=config,
+        special_tokens_map=special_tokens_map,
         model_config=optional("config.json"),
         generation=optional("generation_config.json"),
         specials={

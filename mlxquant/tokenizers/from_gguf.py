@@ -11,20 +11,22 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
-from ..errors import FileFormatError, ModelError
-from ..files.quote import quote
-from .habits import ENDS_BY_TEXT, NOT_STRIPPED, bert_steps, effective_types, unigram_steps
-from .merges import loose_characters, merges_from_scores
-from .pre_tokenizers import PRE_TOKENIZERS, PreTokenizer, to_json
-from .vocabulary import TokenType, Vocabulary, read_vocabulary
+from .gguf_parts import merged, sentencepiece, unigram, wordpiece
+from .gguf_source import FOUND, GgufSource
+from .habits import ENDS_BY_TEXT, ends_message_only, swallows
+from .remembered import REMEMBERED, remember
+from .vocabulary import TokenType, read_vocabulary
 
 __all__ = ["from_gguf"]
 
-_SPACE = "▁"
-#: bound on the squared lengths of all tokens: forty times that of the largest vocabulary in use
-_MOST_WORK = 1 << 29
-#: the types of tokens that are found in the text before anything else is done with it
-_FOUND = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
+_PARTS = {
+    "gpt2": merged,
+    "gemma4": merged,
+    "whitespace": merged,
+    "llama": sentencepiece,
+    "bert": wordpiece,
+    "t5": unigram,
+}
 
 
 def from_gguf(
@@ -32,32 +34,39 @@ def from_gguf(
     *,
     file: str | PathLike[str] = "GGUF metadata",
     approximate: bool = False,
+    notes: list[str] | None = None,
 ) -> dict[str, str]:
     """The files of a tokenizer that gives the ids that llama.cpp gives for this vocabulary.
 
     Args:
-        metadata: the GGUF's keys and values as Python values; only `tokenizer.*` and
-            `general.name` are read.
+        metadata: the GGUF's keys and values as Python values; only `tokenizer.*`, `general.name`
+            and `general.architecture` are read.
         file: the GGUF's name for messages.
         approximate: take llama.cpp's `default` for a pre-tokenizer that is not known exactly, and
             accept what can only be had nearly.
+        notes: what the tokenizer does otherwise than llama.cpp is added here, a sentence each.
     Returns:
         file name to text: tokenizer.json, tokenizer_config.json, special_tokens_map.json,
-        generation_config.json (the ids alone) and, where the GGUF has one, chat_template.jinja.
+        generation_config.json (the ids alone), tokenizer_gguf.json (what the others have no place
+        for) and, where the GGUF has one, chat_template.jinja.
     Raises:
         FileFormatError: a bad vocabulary.
         ModelError: a tokenizer that is not known exactly, and not `approximate`.
     """
     vocabulary = read_vocabulary(metadata, file)
-    builder = _Builder(vocabulary, file, approximate)
+    builder = _Builder(GgufSource(vocabulary, file, approximate))
+    tokenizer = builder.tokenizer()
     files = {
-        "tokenizer.json": json.dumps(builder.tokenizer(), ensure_ascii=False) + "\n",
+        "tokenizer.json": json.dumps(tokenizer, ensure_ascii=False) + "\n",
         "tokenizer_config.json": _json(builder.config()),
         "special_tokens_map.json": _json(builder.special_tokens()),
         "generation_config.json": _json(builder.generation()),
+        REMEMBERED: remember(metadata, vocabulary, tokenizer),
     }
     for name, text in vocabulary.templates.items():
         files[f"additional_chat_templates/{name}.jinja" if name else "chat_template.jinja"] = text
+    if notes is not None:
+        notes += builder.source.notes
     return files
 
 
@@ -66,76 +75,22 @@ def _json(value: Any) -> str:
 
 
 class _Builder:
-    def __init__(
-        self, vocabulary: Vocabulary, file: str | PathLike[str], approximate: bool
-    ) -> None:
-        self.vocabulary = vocabulary
-        self.file = file
-        self.approximate = approximate
-        self.row = PreTokenizer(())
-        if vocabulary.model == "gpt2":
-            self.row = self._row()
-        self.types = effective_types(vocabulary)
-        self.texts = self._texts()
-
-    def _row(self) -> PreTokenizer:
-        name = self.vocabulary.pre or "default"
-        if name in PRE_TOKENIZERS:
-            return PRE_TOKENIZERS[name]
-        if self.approximate:
-            return PRE_TOKENIZERS["default"]
-        raise self._inexact(f"its pre-tokenizer {quote(name)} is not known exactly")
-
-    def _inexact(self, what: str) -> ModelError:
-        return ModelError(
-            f"{self.file}: {what}; pass --approximate-tokenizer to accept other ids than"
-            " llama.cpp's for some texts"
-        )
-
-    def _texts(self) -> tuple[str, ...]:
-        """The tokens as the library's model holds them: WordPiece marks what continues a word."""
-        tokens = self.vocabulary.tokens
-        if self.vocabulary.model != "bert":
-            return tokens
-        texts = []
-        for token, kind in zip(tokens, self.types, strict=True):
-            if token.startswith(_SPACE):
-                texts.append(token[1:])
-            elif kind == TokenType.NORMAL and not (token[0] == "[" and token[-1] == "]"):
-                texts.append(f"##{token}")
-            else:
-                texts.append(token)
-        if len(set(texts)) < len(texts):
-            raise FileFormatError(
-                self.file,
-                "tokenizer.ggml.tokens",
-                "bad vocabulary: two tokens are the same piece of a word",
-            )
-        return tuple(texts)
-
-    def flag(self, name: str, default: bool) -> bool:
-        return self.vocabulary.flags.get(name, default)
+    def __init__(self, source: GgufSource) -> None:
+        self.source = source
+        self.vocabulary = source.vocabulary
+        self.types = source.types
+        self.texts = source.texts
 
     def tokenizer(self) -> dict[str, Any]:
         """The content of tokenizer.json."""
-        build = {
-            "gpt2": self._byte_level,
-            "llama": self._sentencepiece,
-            "bert": self._wordpiece,
-            "t5": self._unigram,
-        }[self.vocabulary.model]
-        parts = {
-            "normalizer": None,
-            "pre_tokenizer": None,
-            "decoder": None,
-        } | build()
+        parts = _PARTS[self.vocabulary.model](self.source)
         return {
             "version": "1.0",
             "truncation": None,
             "padding": None,
             "added_tokens": self._added_tokens(),
-            "normalizer": parts["normalizer"],
-            "pre_tokenizer": parts["pre_tokenizer"],
+            "normalizer": parts.get("normalizer"),
+            "pre_tokenizer": parts.get("pre_tokenizer"),
             "post_processor": self._post_processor(),
             "decoder": parts["decoder"],
             "model": parts["model"],
@@ -143,30 +98,38 @@ class _Builder:
 
     def _added_tokens(self) -> list[dict[str, Any]]:
         """Tokens that are found in the text before anything else is done with it."""
-        phi3 = any(name in self.vocabulary.name.lower() for name in ("phi-3", "phi3"))
-        mask = self.vocabulary.pre in ("jina-v2-de", "jina-v2-es", "jina-v2-code")
-        return [
-            {
-                "id": i,
-                "content": self.texts[i],
-                "single_word": False,
-                "lstrip": mask and self.texts[i] == "<mask>",
-                "rstrip": phi3 and self.texts[i] not in NOT_STRIPPED,
-                "normalized": False,
-                "special": kind != TokenType.USER_DEFINED,
-            }
-            for i, kind in enumerate(self.types)
-            if kind in (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
-        ]
+        vocabulary = self.vocabulary
+        tokens = []
+        for i, (text, kind) in enumerate(zip(self.texts, self.types, strict=True)):
+            if kind not in FOUND:
+                continue
+            left, right = swallows(text, vocabulary.name, vocabulary.architecture, vocabulary.pre)
+            tokens.append(
+                {
+                    "id": i,
+                    "content": text,
+                    "single_word": False,
+                    "lstrip": left,
+                    "rstrip": right,
+                    "normalized": False,
+                    "special": kind != TokenType.USER_DEFINED,
+                }
+            )
+        if any(token["lstrip"] or token["rstrip"] for token in tokens):
+            self.source.notes.append(
+                "the tokenizer swallows whitespace beyond ASCII beside special tokens too"
+            )
+        return tokens
 
     def _post_processor(self) -> dict[str, Any] | None:
         """What llama.cpp puts around a text."""
         model = self.vocabulary.model
         bert = model == "bert"
-        bos = bert or self.flag("add_bos_token", model == "llama" or self.row.add_bos)
-        eos = not bert and self.flag("add_eos_token", model == "t5")
-        before = [self._id("bos", "add_bos_token")] if bos else []
-        after = [self._id("sep" if bert else "eos", "add_eos_token")] if bert or eos else []
+        source = self.source
+        bos = bert or source.adds_bos
+        eos = not bert and source.flag("add_eos_token", model == "t5")
+        before = [source.id_of("bos", "add_bos_token")] if bos else []
+        after = [source.id_of("sep" if bert else "eos", "add_eos_token")] if bert or eos else []
         if not before and not after:
             return None
 
@@ -188,148 +151,6 @@ class _Builder:
             "special_tokens": {
                 self.texts[i]: {"id": self.texts[i], "ids": [i], "tokens": [self.texts[i]]}
                 for i in {*before, *after}
-            },
-        }
-
-    def _id(self, role: str, flag: str) -> int:
-        if role not in self.vocabulary.ids:
-            raise FileFormatError(
-                self.file,
-                f"tokenizer.ggml.{flag}",
-                f"bad vocabulary: a token is to be added, but there is no {role} token",
-            )
-        return self.vocabulary.ids[role]
-
-    def _byte_level(self) -> dict[str, Any]:
-        return {
-            "pre_tokenizer": to_json(self.row),
-            "decoder": {
-                "type": "ByteLevel",
-                "add_prefix_space": True,
-                "trim_offsets": True,
-                "use_regex": True,
-            },
-            "model": self._bpe(self.vocabulary.merges, ignore_merges=self.row.ignore_merges),
-        }
-
-    def _bpe(self, merges: Any, **settings: Any) -> dict[str, Any]:
-        return {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            **settings,
-            "vocab": {text: i for i, text in enumerate(self.texts)},
-            "merges": [list(pair) for pair in merges],
-        }
-
-    def _scores(self) -> tuple[float, ...]:
-        if not self.vocabulary.scores:
-            raise FileFormatError(
-                self.file, "tokenizer.ggml.scores", "bad vocabulary: the key is missing"
-            )
-        return self.vocabulary.scores
-
-    def _sentencepiece(self) -> dict[str, Any]:
-        ids = {text: i for i, text in enumerate(self.texts)}
-        missing = [f"<0x{b:02X}>" for b in range(256) if f"<0x{b:02X}>" not in ids]
-        if missing:
-            raise FileFormatError(
-                self.file,
-                "tokenizer.ggml.tokens",
-                f"bad vocabulary: the byte token {missing[0]} is missing",
-            )
-        if sum(len(text) ** 2 for text in self.texts) > _MOST_WORK:
-            raise FileFormatError(
-                self.file,
-                "tokenizer.ggml.tokens",
-                "bad vocabulary: too many long tokens to find their merges",
-            )
-        found = {self.texts[i] for i, kind in enumerate(self.types) if kind in _FOUND}
-        loose = next(loose_characters((t for t in self.texts if t not in found), ids), None)
-        if loose is not None and not self.approximate:
-            raise self._inexact(
-                f"llama.cpp can join the token {quote(loose)} from a character that is no token"
-            )
-        prefix = self.flag("add_space_prefix", True)
-        escape = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-        steps = [{"type": "Prepend", "prepend": _SPACE}, escape] if prefix else [escape]
-        strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-        unknown = self.vocabulary.ids.get("unk")
-        return {
-            "normalizer": {"type": "Sequence", "normalizers": steps},
-            "decoder": {
-                "type": "Sequence",
-                "decoders": [
-                    {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
-                    {"type": "ByteFallback"},
-                    {"type": "Fuse"},
-                    *strip,
-                ],
-            },
-            "model": self._bpe(
-                merges_from_scores(ids, self._scores()),
-                unk_token=None if unknown is None else self.texts[unknown],
-                fuse_unk=True,
-                byte_fallback=True,
-            ),
-        }
-
-    def _wordpiece(self) -> dict[str, Any]:
-        lower = self.flag("normalizer.lowercase", True)
-        strip = self.flag("normalizer.strip_accents", lower)
-        normalizer = {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": True,
-            "strip_accents": strip,
-            "lowercase": lower,
-        }
-        return {
-            "normalizer": {"type": "Sequence", "normalizers": [*bert_steps(strip), normalizer]},
-            "pre_tokenizer": {"type": "BertPreTokenizer"},
-            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-            "model": {
-                "type": "WordPiece",
-                "unk_token": self.texts[self._id("unk", "unknown_token_id")],
-                "continuing_subword_prefix": "##",
-                # llama.cpp gives up on no word for its length.
-                "max_input_chars_per_word": 1 << 31,
-                "vocab": {text: i for i, text in enumerate(self.texts)},
-            },
-        }
-
-    def _unigram(self) -> dict[str, Any]:
-        if self.flag("treat_whitespace_as_suffix", False) and not self.approximate:
-            raise self._inexact("its tokens end in spaces instead of beginning with them")
-        scores = self._scores()
-        normal = [s for s, kind in zip(scores, self.types, strict=True) if kind == TokenType.NORMAL]
-        # The unknown token costs 10 more than the least likely normal one, so no other token
-        # may be less likely; tokens that stand in no text keep their place in the list.
-        least = min(normal, default=0.0)
-        pieces = [[text, max(score, least)] for text, score in zip(self.texts, scores, strict=True)]
-        steps = unigram_steps(
-            self.vocabulary.charsmap,
-            self.flag("remove_extra_whitespaces", False),
-            self.flag("add_space_prefix", False),
-        )
-        return {
-            "normalizer": {"type": "Sequence", "normalizers": steps},
-            "decoder": {
-                "type": "Metaspace",
-                "replacement": _SPACE,
-                "prepend_scheme": "always",
-                "split": True,
-            },
-            "model": {
-                "type": "Unigram",
-                "unk_id": self._id("unk", "unknown_token_id"),
-                "vocab": pieces,
-                "byte_fallback": False,
             },
         }
 
@@ -357,7 +178,7 @@ class _Builder:
             for role in ("bos", "eos", "mask", "pad", "sep", "unk")
             if role in self.vocabulary.given
             # An id that llama.cpp assumes may be any token in this vocabulary.
-            or (role in ids and self.types[ids[role]] in _FOUND[:2])
+            or (role in ids and self.types[ids[role]] in FOUND[:2])
         }
         if self.vocabulary.model == "bert" and "bos_token" in tokens:
             tokens["cls_token"] = tokens.pop("bos_token")
@@ -369,8 +190,7 @@ class _Builder:
         known = self.vocabulary.given
         ends = [ids[role] for role in ("eos", "eot", "eom") if role in known]
         texts = set(self.texts)
-        # With these two, <|end|> only ends one of several messages of an answer.
-        several = {"<|return|>", "<|call|>"} <= texts or {"<|calls|>", "<|flush|>"} <= texts
+        several = ends_message_only(texts)
         ends += [
             i
             for i, (text, kind) in enumerate(zip(self.texts, self.vocabulary.types, strict=True))

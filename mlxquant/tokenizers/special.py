@@ -9,7 +9,7 @@ from ..files.quote import quote
 from .draft import Draft
 from .vocabulary import SPECIAL_IDS, TokenType
 
-__all__ = ["special_tokens"]
+__all__ = ["chat_templates", "special_tokens"]
 
 #: ends of a turn, as llama.cpp knows them by text
 _TURN_ENDS = (
@@ -25,7 +25,7 @@ _FROM_CONFIG = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")
 
 
 def special_tokens(draft: Draft) -> None:
-    """Set the ids of special tokens, the flags of what is added, and the chat templates."""
+    """Set the ids of special tokens and the flags of what is added."""
     ids = _ids(draft)
     bert = draft.metadata["tokenizer.ggml.model"] == "bert"
     before, after = _around(draft, ids)
@@ -48,7 +48,6 @@ def special_tokens(draft: Draft) -> None:
     draft.set("add_eos_token", add_last and not bert)
     if bert:
         draft.set("add_sep_token", True)
-    _templates(draft)
 
 
 def _ids(draft: Draft) -> dict[str, int]:
@@ -154,7 +153,8 @@ def _template_ids(draft: Draft, part: dict[str, Any]) -> tuple[list[int], list[i
     return sides
 
 
-def _templates(draft: Draft) -> None:
+def chat_templates(draft: Draft) -> None:
+    """Set the chat templates."""
     names = [name for name in draft.source.templates if name]
     for name, text in draft.source.templates.items():
         if re.fullmatch(r"(\w[\w-]{0,63})?", name):

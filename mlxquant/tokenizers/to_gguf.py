@@ -15,10 +15,14 @@ from ..errors import ModelError
 from ..files.gguf_values import Value
 from ..files.quote import quote
 from .byte_level import byte_level
+from .characters import characters, of_characters, settle
 from .draft import Draft
 from .folder import open_tokenizer_folder
-from .pieces import sentencepiece, sentencepiece_file, unigram, wordpiece
-from .special import special_tokens
+from .recall import recall
+from .sentencepiece_file import sentencepiece_file
+from .special import chat_templates, special_tokens
+from .unigram import unigram
+from .wordpiece import wordpiece
 
 __all__ = ["as_values", "to_gguf"]
 
@@ -28,6 +32,7 @@ def to_gguf(
     *,
     rows: int | None = None,
     name: str | None = None,
+    architecture: str = "",
     approximate: bool = False,
     notes: list[str] | None = None,
 ) -> dict[str, Any]:
@@ -38,6 +43,7 @@ def to_gguf(
         rows: of the model's embedding; ids up to there that no token has become unused padding.
         name: what the GGUF's `general.name` will be (llama.cpp reads Phi-3's habits from it); the
             folder's name where it is not given.
+        architecture: what its `general.architecture` will be, from which llama.cpp reads some too.
         approximate: accept a tokenizer that llama.cpp has no exact name for.
         notes: what llama.cpp does otherwise is added here, a sentence each.
     Returns:
@@ -48,14 +54,33 @@ def to_gguf(
             tokens than `rows`.
     """
     source = open_tokenizer_folder(folder)
-    draft = Draft(source, source.path.resolve().name if name is None else name, approximate)
+    named = source.path.resolve().name if name is None else name
+    draft = Draft(source, named, architecture, approximate)
+    recalled = recall(draft)
+    if recalled is None:
+        _read(draft)
+    draft.finish(rows)
+    if not recalled:
+        special_tokens(draft)
+    if recalled is None:
+        settle(draft)
+        draft.text_habits()
+    chat_templates(draft)
+    if notes is not None:
+        notes += draft.notes
+    return draft.metadata
+
+
+def _read(draft: Draft) -> None:
+    """Fill a draft from the tokenizer's own files."""
+    source = draft.source
     model = source.tokenizer.get("model")
     if not source.tokenizer:
         sentencepiece_file(draft)
     elif not isinstance(model, dict):
         raise source.wrong("model", "the member is missing")
     elif model.get("type") == "BPE":
-        (sentencepiece if model.get("byte_fallback") else byte_level)(draft, model)
+        (characters if of_characters(draft, model) else byte_level)(draft, model)
     elif model.get("type") == "Unigram":
         unigram(draft, model)
     elif model.get("type") == "WordPiece":
@@ -65,12 +90,6 @@ def to_gguf(
             f"{source.file}: model type {quote(str(model.get('type')))} has no place in a GGUF;"
             " known are BPE, Unigram and WordPiece"
         )
-    draft.finish(rows)
-    special_tokens(draft)
-    draft.text_habits()
-    if notes is not None:
-        notes += draft.notes
-    return draft.metadata
 
 
 def as_values(metadata: Mapping[str, Any]) -> dict[str, Value]:
@@ -90,5 +109,6 @@ def as_values(metadata: Mapping[str, Any]) -> dict[str, Value]:
         elif isinstance(value, bool):
             values[key] = Value.of("bool", value)
         else:
-            values[key] = Value.of("u32" if isinstance(value, int) else "str", value)
+            kinds = {int: "u32", float: "f32"}
+            values[key] = Value.of(kinds.get(type(value), "str"), value)
     return values

@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import FileFormatError
 from ..files.quote import quote
 
-__all__ = ["SPECIAL_IDS", "TokenType", "Vocabulary", "read_vocabulary"]
+__all__ = ["MERGED", "SPECIAL_IDS", "TokenType", "Vocabulary", "read_vocabulary"]
 
 #: the longest token, characters: the longest of real vocabularies have a few hundred
 LONGEST_TOKEN = 4096
@@ -47,11 +47,23 @@ SPECIAL_IDS = {
     "fim_sep": "fim_sep_token_id",
 }
 
+#: the roles that have an older key beside theirs, which counts where both are there
+_OLD_KEYS = {
+    "fim_pre": "prefix_token_id",
+    "fim_suf": "suffix_token_id",
+    "fim_mid": "middle_token_id",
+}
+
+#: the models that are BPE with a list of merges
+MERGED = ("gpt2", "gemma4", "whitespace")
+
 #: what llama.cpp takes for the ids that a file leaves out
 _DEFAULT_IDS: dict[str, dict[str, int]] = {
     "llama": {"bos": 1, "eos": 2, "unk": 0},
     "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
     "gpt2": {"bos": 11, "eos": 11},
+    "whitespace": {"bos": 11, "eos": 11},
+    "gemma4": {},
     "t5": {"eos": 1, "unk": 2, "pad": 0},
 }
 
@@ -73,9 +85,9 @@ class Vocabulary:
     """What a GGUF says about its tokenizer.
 
     Attributes:
-        model: `gpt2` (byte-level BPE), `llama` (SentencePiece-style BPE), `bert` (WordPiece) or
-            `t5` (Unigram).
-        pre: the pre-tokenizer's name; only `gpt2` has one.
+        model: `gpt2` (BPE, mostly of bytes), `gemma4` and `whitespace` (BPE of characters),
+            `llama` (SentencePiece-style BPE), `bert` (WordPiece) or `t5` (Unigram).
+        pre: the pre-tokenizer's name; BPE alone has one.
         tokens: texts, each once, in the order of their ids.
         scores: one a token; empty where the file has none.
         types: one a token.
@@ -86,6 +98,7 @@ class Vocabulary:
         charsmap: the precompiled normalization of a Unigram model.
         templates: name to chat template; the first one's name is empty.
         name: `general.name`, which llama.cpp reads a model's habits from.
+        architecture: `general.architecture`, from which it reads some too.
     """
 
     model: str
@@ -100,6 +113,7 @@ class Vocabulary:
     charsmap: bytes
     templates: dict[str, str]
     name: str
+    architecture: str
 
 
 def read_vocabulary(metadata: Mapping[str, Any], file: str | PathLike[str]) -> Vocabulary:
@@ -136,17 +150,18 @@ class _Reader:
         ids, given = self.ids(model, len(tokens))
         return Vocabulary(
             model=model,
-            pre=self.text("pre"),
+            pre="gemma4" if model == "gemma4" else self.text("pre") or "default",
             tokens=tokens,
             scores=self.scores(len(tokens)),
             types=types,
-            merges=self.merges(set(tokens)) if model == "gpt2" else (),
+            merges=self.merges(set(tokens)) if model in MERGED else (),
             ids=ids,
             given=given,
             flags=dict(self.flags()),
             charsmap=self.charsmap(),
             templates=dict(self.templates()),
             name=self.text("general.name", ""),
+            architecture=self.text("general.architecture", ""),
         )
 
     def text(self, key: str, prefix: str = _PREFIX) -> str:
@@ -224,7 +239,8 @@ class _Reader:
     def merges(self, tokens: set[str]) -> tuple[tuple[str, str], ...]:
         key = f"{_PREFIX}merges"
         pairs: dict[tuple[str, str], None] = {}
-        for i, merge in enumerate(self.array("merges", needed=True) or []):
+        needed = self.text("pre") != "kimi-k2"
+        for i, merge in enumerate(self.array("merges", needed=needed) or []):
             if not isinstance(merge, str):
                 raise self.wrong(key, f"merge {i} is no string but {type(merge).__name__}")
             at = merge.find(" ", 1)
@@ -242,7 +258,7 @@ class _Reader:
     def ids(self, model: str, count: int) -> tuple[dict[str, int], frozenset[str]]:
         ids = {role: id_ for role, id_ in _DEFAULT_IDS[model].items() if id_ < count}
         given = set()
-        for role, name in SPECIAL_IDS.items():
+        for role, name in (*SPECIAL_IDS.items(), *_OLD_KEYS.items()):
             key = _PREFIX + name
             value = self.metadata.get(key)
             if value is None:

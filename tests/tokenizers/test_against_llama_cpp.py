@@ -37,30 +37,36 @@ class _Pair:
 
 
 #: one name of each meaning
-_MEANINGS = {(row.patterns, row.ignore_merges): name for name, row in PRE_TOKENIZERS.items()}
+_MEANINGS = {
+    (row.patterns, row.ignore_merges, row.lines): name for name, row in PRE_TOKENIZERS.items()
+}
 
 
 @pytest.fixture(scope="module", params=sorted(_MEANINGS.values()))
-def byte_level(request, tmp_path_factory):
+def merged(request, tmp_path_factory):
     row = PRE_TOKENIZERS[request.param]
     folder = tmp_path_factory.mktemp("bpe")
-    tokenizer = made.byte_level(to_json(row), ignore_merges=row.ignore_merges)
-    metadata = to_gguf(made.save(folder, tokenizer))
-    metadata["tokenizer.ggml.pre"] = request.param
+    if row.raw:
+        model = "whitespace" if request.param == "whitespace" else "gpt2"
+        metadata = made.characters(request.param, model=model)
+    else:
+        tokenizer = made.byte_level(to_json(row), ignore_merges=row.ignore_merges)
+        metadata = to_gguf(made.save(folder, tokenizer))
+        metadata["tokenizer.ggml.pre"] = request.param
     pair = _Pair(metadata, folder)
     yield pair
     pair.program.close()
 
 
-def test_every_pre_tokenizer_on_difficult_texts(byte_level):
+def test_every_pre_tokenizer_on_difficult_texts(merged):
     for text in made.TEXTS:
-        byte_level.check(text)
+        merged.check(text)
 
 
 @given(text=made.soup(*_SPECIALS))
 @settings(_many, max_examples=100)
-def test_every_pre_tokenizer_on_any_text(byte_level, text):
-    byte_level.check(text)
+def test_every_pre_tokenizer_on_any_text(merged, text):
+    merged.check(text)
 
 
 @pytest.fixture(scope="module")
