@@ -1,10 +1,15 @@
-"""Where generation stops: every place in a model folder that names an end of sequence.
+"""Where generation stops: every place in a model that names an end of sequence.
 
     config.json              eos_token_id: an id or a list; of a text_config where there is none
     generation_config.json   eos_token_id: an id or a list
     tokenizer_config.json    eos_token: text
     special_tokens_map.json  eos_token: text
     tokenizer.json           added tokens that end a turn in known chat formats
+
+    GGUF, tokenizer.ggml.    eos_token_id, eot_token_id, eom_token_id, fim_pad_token_id,
+                             fim_rep_token_id, fim_sep_token_id: an id
+                             tokens: those that llama.cpp stops at for their text, and those that
+                             end a turn in known chat formats
 
 They often contradict each other: a fine-tune changes one file and not the others. Missing a stop
 makes a model babble for ever, an extra one hardly matters, so generation stops at the union.
@@ -16,7 +21,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +54,9 @@ TURN_ENDS = (
 #: how much of tokenizer.json is searched for its added tokens, which stand near the beginning
 _PREFIX_BYTES = 8 << 20
 
+#: what a GGUF file names that llama.cpp stops at
+_ROLES = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+
 
 def eos_sources(checkpoint: Checkpoint) -> dict[str, list[int | str]]:
     """Each source that names an end of sequence → what it names, ids or token texts.
@@ -56,6 +64,8 @@ def eos_sources(checkpoint: Checkpoint) -> dict[str, list[int | str]]:
     Raises:
         FileFormatError: a file is not JSON, or names something that is neither id nor text.
     """
+    if checkpoint.path.is_file():
+        return _gguf_sources(checkpoint)
     folder = checkpoint.path
     found: dict[str, list[int | str]] = {}
     config = folder / "config.json"
@@ -124,13 +134,36 @@ def added_tokens(folder: Path) -> dict[int, str]:
     return found
 
 
-def _turn_ends(contents: Iterable[str]) -> list[str]:
-    """Those of TURN_ENDS that a tokenizer has, in its order."""
-    present = list(contents)
-    ends = [content for content in present if content in TURN_ENDS]
-    if "<|return|>" in present and "<|call|>" in present:
+def _gguf_sources(checkpoint: Checkpoint) -> dict[str, list[int | str]]:
+    """`eos_sources` of a GGUF file."""
+    from ..load.from_gguf import GgufCheckpoint
+    from ..tokenizers.habits import ENDS_BY_TEXT, FILL_IN_MIDDLE
+
+    assert isinstance(checkpoint, GgufCheckpoint)
+    header = checkpoint.headers[0]
+    keys = {role: f"tokenizer.ggml.{role}_token_id" for role in _ROLES}
+    found: dict[str, list[int | str]] = {
+        key: [index] for key in keys.values() if type(index := header.get(key)) is int
+    }
+    ends = {*TURN_ENDS, *ENDS_BY_TEXT}
+    for role, texts in FILL_IN_MIDDLE.items():
+        # A role that the file names needs no text to be known by.
+        if role in _ROLES and keys[role] not in found:
+            ends |= texts
+    if by_text := _turn_ends(header.get("tokenizer.ggml.tokens", ()), ends):
+        found["tokenizer.ggml.tokens"] = list(by_text)
+    return found
+
+
+def _turn_ends(contents: Iterable[str], known: Container[str] = TURN_ENDS) -> list[str]:
+    """Those of the known ends of a turn that a tokenizer has, in its order."""
+    ends = [content for content in contents if content in known]
+    if {"<|return|>", "<|call|>"} <= {*ends} or {"<|flush|>", "<|calls|>"} <= {*ends}:
         # In gpt-oss's format <|end|> ends a message, and the answer is the message after it.
         ends = [content for content in ends if content != "<|end|>"]
+    if "<|tool_response>" in ends:
+        # Gemma 4 has </s> as a word of HTML.
+        ends = [content for content in ends if content != "</s>"]
     return ends
 
 

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vocabularies
 
+from mlxquant import open_checkpoint, quantize_gguf
 from mlxquant.errors import FileFormatError
+from mlxquant.files.gguf import read_gguf
+from mlxquant.load.from_gguf import GgufCheckpoint
 from mlxquant.load.from_hf import open_folder
 from mlxquant.run.stops import added_tokens, eos_sources, stop_ids
 
@@ -144,3 +148,51 @@ def test_what_is_no_token_text_is_named(variant: Variant, value: Any) -> None:
     folder = variant(special_tokens_map_json=lambda c: c.update(eos_token=value))
     with pytest.raises(FileFormatError, match=r"special_tokens_map\.json: eos_token: .* not a tok"):
         sources(folder)
+
+
+#: tokens added to a vocabulary whose </s> is its end, and keys that name some of them
+GGUF_VOCABULARIES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "plain": ((), {}),
+    "ends of a turn, by their text": (("<|im_end|>", "<end_of_turn>", "<|im_start|>"), {}),
+    "ends by their keys": (("<over>", "<out>", "<both>"), {"eot": "<over>", "eom": "<out>"}),
+    "another end": (("<eos>", "<stop>"), {"eos": "<stop>"}),
+    "messages that end": (("<|end|>", "<|return|>", "<|call|>"), {}),
+    "more messages that end": (("<|end|>", "<|flush|>", "<|calls|>"), {}),
+    "an end that is none": (("<|end|>", "<|return|>"), {}),
+    "a word of HTML": (("<eos>", "<|tool_response>"), {"eos": "<eos>"}),
+    "code, by its text": (("<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|fim_prefix|>"), {}),
+    "code, by its keys": (
+        ("<pad>", "<|fim_pad|>", "<name>"),
+        {"fim_pad": "<pad>", "fim_rep": "<name>"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GGUF_VOCABULARIES)
+def test_a_gguf_stops_where_llama_cpp_does(tmp_path: Path, case: str) -> None:
+    texts, keys = GGUF_VOCABULARIES[case]
+    metadata = vocabularies.scored()
+    tokens = [*metadata["tokenizer.ggml.tokens"], *texts]
+    metadata["tokenizer.ggml.tokens"] = tokens
+    for key, value in (("scores", 0.0), ("token_type", 1)):
+        metadata[f"tokenizer.ggml.{key}"] += [value] * len(texts)
+    for role, text in keys.items():
+        metadata[f"tokenizer.ggml.{role}_token_id"] = tokens.index(text)
+    with vocabularies.llama_cpp(metadata, tmp_path) as theirs:
+        is_end = theirs.program.llama_vocab_is_eog
+        expected = {index for index in range(len(tokens)) if is_end(theirs.vocab, index)}
+    file = tmp_path / "vocab.gguf"
+    checkpoint = GgufCheckpoint(file, {}, {}, {}, None, (file,), (), headers=(read_gguf(file),))
+    vocabulary = {text: index for index, text in enumerate(tokens)}
+    assert stop_ids(checkpoint, vocabulary) == expected
+    assert expected
+
+
+def test_the_sources_of_a_gguf_are_named(bundled: Path, tmp_path: Path) -> None:
+    file = tmp_path / "books.gguf"
+    quantize_gguf(bundled, file, "F16")
+    assert eos_sources(open_checkpoint(file)) == {
+        "tokenizer.ggml.eos_token_id": [4091],
+        "tokenizer.ggml.eot_token_id": [4094],
+        "tokenizer.ggml.tokens": ["<|end_of_text|>", "<|end|>"],
+    }
