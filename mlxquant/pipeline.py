@@ -11,6 +11,7 @@ load              a model folder → (model, tokenizer), what mlx_lm.generate ta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -162,6 +163,7 @@ def import_gguf(
     from .measure.fates import imported, measured_fates, planned_fates
     from .quantize.exact import ImportRequest
     from .save.folder import lay_out
+    from .save.source_hash import SourceHashes
     from .save.stream import Options
     from .save.to_mlx import Result, check_output, save_folder
 
@@ -170,15 +172,17 @@ def import_gguf(
     if not dry_run:
         check_output(output, force=force, resume=resume)
     checkpoint = open_gguf(file, approximate=approximate_tokenizer)
-    from .models.mlx_lm import resolve_model
+    with nullcontext() if dry_run else SourceHashes(checkpoint.shards) as hashes:
+        from .models.mlx_lm import resolve_model
 
-    source = resolve_model(checkpoint)
-    plan = request.plan(source, threads, progress)
-    fates = planned_fates(plan, source)
-    if dry_run or output is None:
-        result = Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
-        return imported(result, fates)
-    result = save_folder(plan, source, output, how, finite=not request.allow_nonfinite)
+        source = resolve_model(checkpoint)
+        plan = request.plan(source, threads, progress)
+        fates = planned_fates(plan, source)
+        if dry_run or output is None:
+            result = Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
+            return imported(result, fates)
+        finite = not request.allow_nonfinite
+        result = save_folder(plan, source, output, how, finite=finite, hashes=hashes)
     if not request.is_exact:
         fates = measured_fates(fates, source, Path(output), progress=progress)
     return imported(result, fates)

@@ -82,8 +82,8 @@ def bad_blocks(type_name: str, blocks: NDArray[np.uint8]) -> tuple[Mask, Mask]:
             bits, mask, limit = _iq1_m(blocks, offset), 0x7FFF, 0x7C00
         else:
             width, mask, limit = _FLOATS[kind]
-            field = np.ascontiguousarray(blocks[:, offset : offset + width])
-            bits = field.view(f"<u{width}")[:, 0]
+            words = np.ascontiguousarray(blocks).view(f"<u{width}")  # blocks are whole words
+            bits = words[:, offset // width]
         magnitudes = bits & bits.dtype.type(mask)
         nan |= magnitudes > limit
         infinite |= magnitudes == limit

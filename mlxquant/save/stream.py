@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import FileFormatError, ModelError, OutputError, RequestError
 from .layout import UNIT_BYTES, Layout
 from .partial import Partial, check_space, partial_of, write_error
+from .source_hash import SourceHashes, stamps_of
 from .work import Progress, Work
 
 __all__ = ["Options", "stream"]
@@ -54,6 +55,7 @@ def stream(
     options: Options,
     *,
     files: Sequence[str] | None = None,
+    hashes: SourceHashes | None = None,
     finish: Callable[[Path, Work], None] | None = None,
 ) -> None:
     """Do a layout's work and give the result its name.
@@ -63,15 +65,16 @@ def stream(
         model: what is read, which the output must not touch; `sources`: its weight files.
         identity: with the layout and the sources, all that the output's bytes depend on.
         files: names of the shards beside `output`, where the output is files and not a folder.
+        hashes: of the sources, under way; with them the shards are hashed on the way.
         finish: called with the partial folder when all shards are complete; what it adds belongs
-            to the output. With it, sources and shards are hashed on the way.
+            to the output.
 
     Raises:
         OutputError, WriteError, ModelError, FileFormatError: as `pipeline.quantize`.
     """
     _check_apart(output, model)
     check_space(output, layout.nbytes)
-    stamps = _stamps(sources)
+    stamps = stamps_of(sources) if hashes is None else hashes.stamps
     content = json.dumps([stamps, layout.described(), identity], default=str)
     sizes = {shard.name: shard.size for shard in layout.shards}
     partial = Partial(
@@ -83,51 +86,37 @@ def stream(
         resume=options.resume,
     )
     try:
-        work = _run(layout, partial, sources, options, hashed=finish is not None)
+        work = _run(layout, partial, hashes, options)
         if finish is not None:
             try:
                 finish(partial.folder, work)
             except OSError as problem:
                 raise write_error(partial.folder, problem) from problem
-        if _stamps(sources) != stamps:
+        if stamps_of(sources) != stamps:
             raise ModelError(f"{model}: changed while it was read; run again")
         partial.publish()
     except (FileFormatError, ModelError) as problem:
         # A resumed run could only fail in the same way, unless it was the reading that failed.
-        if isinstance(problem, ModelError) or _stamps(sources) != stamps:
+        if isinstance(problem, ModelError) or stamps_of(sources) != stamps:
             partial.discard()
         raise
     finally:
         partial.close()
 
 
-def _run(
-    layout: Layout, partial: Partial, sources: Sequence[Path], options: Options, *, hashed: bool
-) -> Work:
+def _run(layout: Layout, partial: Partial, hashes: SourceHashes | None, options: Options) -> Work:
     import mlx.core as mx
 
-    work = Work(layout, partial.folder, partial.journal, hashed=hashed)
+    work = Work(layout, partial.folder, partial.journal, hashes)
     threads = options.threads or os.cpu_count() or 1
     # MLX keeps freed buffers for the next unit, as many as the units in flight need: returning them
     # to the system each time costs more than the rounding (page faults, on every thread at once).
     before = mx.set_cache_limit(16 * UNIT_BYTES * threads)
     try:
-        work.run(sources, threads, options.progress)
+        work.run(threads, options.progress)
     finally:
         mx.set_cache_limit(before)
     return work
-
-
-def _stamps(sources: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of the source's weight files; -1 for one that is gone."""
-    stamps = []
-    for path in sources:
-        try:
-            stat = path.stat()
-            stamps.append((path.name, stat.st_size, stat.st_mtime_ns))
-        except OSError:
-            stamps.append((path.name, -1, -1))
-    return stamps
 
 
 def _check_apart(final: Path, model: Path) -> None:

@@ -23,6 +23,7 @@ from .manifest import (
     versions,
 )
 from .partial import check_output
+from .source_hash import SourceHashes
 from .stream import Options, stream
 
 if TYPE_CHECKING:
@@ -86,11 +87,13 @@ def save_folder(
     options: Options,
     *,
     finite: bool = False,
+    hashes: SourceHashes | None = None,
 ) -> Result:
     """Write a plan's model to a folder. Errors as `pipeline.quantize`.
 
     Args:
         finite: refuse NaN and infinity also where the output could hold them.
+        hashes: of the checkpoint's weight files, where they are under way.
     """
     final, layout = Path(output), lay_out(plan, source, finite=finite)
     identity = [
@@ -108,7 +111,18 @@ def save_folder(
         files.update(_finish(plan, source, layout, folder, work))
 
     checkpoint = source.checkpoint
-    stream(layout, final, checkpoint.path, checkpoint.shards, identity, options, finish=finish)
+    shards = checkpoint.shards
+    with hashes or SourceHashes(shards) as hashes:
+        stream(
+            layout,
+            final,
+            checkpoint.path,
+            shards,
+            identity,
+            options,
+            hashes=hashes,
+            finish=finish,
+        )
     return Result(plan, layout, checkpoint.nbytes, checkpoint.notes, final, files)
 
 

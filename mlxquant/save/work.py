@@ -17,6 +17,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
@@ -31,6 +32,7 @@ from .partial import write_error
 if TYPE_CHECKING:
     from .journal import Journal
     from .layout import Layout, Unit
+    from .source_hash import SourceHashes
 
 __all__ = ["Progress", "Work"]
 
@@ -52,16 +54,16 @@ class Work:
 
     Args:
         folder: where the layout's shards are written.
-        hashed: whether to hash the sources and the shards.
+        hashes: of the sources, under way. With them the shards are hashed too.
 
     After `run`, `output_hashes` and `source_hashes` hold SHA-256 hex digests by file name.
     """
 
     def __init__(
-        self, layout: Layout, folder: Path, journal: Journal, *, hashed: bool = True
+        self, layout: Layout, folder: Path, journal: Journal, hashes: SourceHashes | None
     ) -> None:
         self._layout, self._folder, self._journal = layout, folder, journal
-        self._hashed = hashed
+        self._hashes = hashes
         self._changed = threading.Condition()
         self._done: SimpleQueue[int | None] = SimpleQueue()
         self._failure: BaseException | None = None
@@ -77,7 +79,7 @@ class Work:
         self.output_hashes: dict[str, str] = {}
         self.source_hashes: dict[str, str] = {}
 
-    def run(self, sources: Sequence[Path], threads: int, progress: Progress | None) -> None:
+    def run(self, threads: int, progress: Progress | None) -> None:
         """Do everything.
 
         Raises:
@@ -86,9 +88,9 @@ class Work:
         """
         self._handles: list[int] = []
         jobs = [self._guard(self._encode) for _ in range(threads)]
-        if self._hashed:
+        if self._hashes is not None:
             jobs.append(self._guard(self._hash_outputs))
-            jobs.append(self._guard(lambda: self._hash_sources(sources)))
+            jobs.append(self._guard(partial(self._await_sources, self._hashes)))
         running = [threading.Thread(target=job, daemon=True) for job in jobs]
         with self._ctrl_c_is_a_request():
             try:
@@ -246,20 +248,11 @@ class Work:
                         self._changed.notify_all()
                 self._done.put(unit.number)
 
-    def _hash_sources(self, sources: Sequence[Path]) -> None:
-        for path in sources:
-            digest = hashlib.sha256()
-            buffer = bytearray(HASH_BYTES)
-            try:
-                with path.open("rb", buffering=0) as file:
-                    while got := file.readinto(buffer):
-                        if self._stop:
-                            raise _Stopped
-                        digest.update(memoryview(buffer)[:got])
-            except OSError as problem:
-                reason = f"cannot be read: {problem.strerror}"
-                raise FileFormatError(path, "file", reason) from problem
-            self.source_hashes[path.name] = digest.hexdigest()
+    def _await_sources(self, hashes: SourceHashes) -> None:
+        found = hashes.wait(lambda: self._stop)
+        if found is None:
+            raise _Stopped
+        self.source_hashes.update(found)
 
     def _hash_outputs(self) -> None:
         """Follow the workers through each shard, reading back what is in the file."""
