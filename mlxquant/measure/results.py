@@ -275,7 +275,9 @@ def _document(record: Kind) -> Object:
             "machine": Field(_MACHINE, "where"),
             "conditions": Field(_CONDITIONS, "under which circumstances"),
             "software": Field(_SOFTWARE, "by what"),
-            "records": Field(Items(record, most=100_000), "the figures"),
+            "records": Field(
+                Items(record, most=100_000), "the figures; of kind `bench`, bench records"
+            ),
         },
         _utc,
     )

@@ -225,7 +225,7 @@ class Items:
     @property
     def words(self) -> str:
         """What is accepted."""
-        return f"a list of {getattr(self.kind, 'name', '') or self.kind.words}"
+        return f"a list, each {self.kind.words}"
 
     def check(self, value: Any) -> None:
         """Raise Wrong unless the value is such a list."""
