@@ -47,13 +47,14 @@ LAYERS = {
     "Q8_0": {"_Linear", "_Embedding"},
     "MXFP4": {"QuantizedLinear", "_Embedding"},
     "Q4_K": {"PackedLinear", "PackedEmbedding"},
-    "Q6_K": {"PackedLinear", "PackedEmbedding"},
-    "IQ4_XS": {"PackedLinear", "PackedEmbedding"},
 }
 
 #: case of family_models → (types of its matrices, changes of its config, its layers of experts)
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": None}
 FAMILIES: dict[str, tuple[tuple[str, ...], dict[str, Any], str | None]] = {
+    "llama": (("Q6_K",), WIDE, None),
+    "mistral": (("IQ4_XS",), WIDE, None),
+    "qwen3": (("Q3_K",), {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}, None),
     "mixtral": (("Q4_K",), WIDE, "PackedSwitchLinear"),
     "qwen3_moe": (("Q5_1",), {}, "_SwitchLinear"),
     "gpt_oss": (("MXFP4",), {}, "QuantizedSwitchLinear"),
