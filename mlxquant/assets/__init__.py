@@ -1,10 +1,13 @@
-"""Files that ship with mlxquant: the bundled model, used wherever no MODEL is named."""
+"""Files that ship with mlxquant: the bundled model and text, used wherever none is named."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["BUNDLED_MODEL"]
+__all__ = ["BUNDLED_MODEL", "BUNDLED_TEXT"]
 
 #: `books-7m`, a 7.3 M-parameter Llama-architecture model; its README.md is the model card
 BUNDLED_MODEL = Path(__file__).parent / "books-7m"
+
+#: English prose that the bundled model was not trained on
+BUNDLED_TEXT = Path(__file__).parent / "text" / "eval.txt"
