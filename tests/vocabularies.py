@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import json
+import struct
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ __all__ = [
     "TEXTS",
     "byte_level",
     "characters",
+    "charsmap",
     "encoder",
     "llama_cpp",
     "save",
@@ -236,6 +240,41 @@ def unigram() -> dict[str, Any]:
     )
     model = {"type": "Unigram", "unk_id": None, "vocab": [], "byte_fallback": False}
     return _trained({"pre_tokenizer": steps, "model": model}, trainer)
+
+
+def charsmap() -> bytes:
+    """A precompiled normalization as SentencePiece has it, of what `soup` and `TEXTS` hold."""
+    marks = [c for c in _LETTERS + "\u0303" if unicodedata.combining(c)]
+    bases = _MARKS + _SPACES + _LETTERS + _DIGITS + "nſﬀ\u1100\u1161\u11a8"
+    texts = {b + "".join(m) for n in range(3) for b in bases for m in product(marks, repeat=n)}
+    texts |= {"\u1100\u1161", "\u1100\u1161\u11a8"}
+    composed = {text: unicodedata.normalize("NFC", text) for text in texts}
+    replaced = {t: c for t, c in composed.items() if len(c) < len(t)}
+    replaced |= {text: unicodedata.normalize("NFKC", text) for text in bases}
+    replaced |= {"\x01": "", "\x85": "\x85"} | dict.fromkeys("\t\n\r\x0b", " ")
+    trie: dict[int, Any] = {}
+    for text, new in replaced.items():
+        if text != new:
+            node = trie
+            for byte in text.encode():
+                node = node.setdefault(byte, {})
+            node[0] = new.encode()
+    # Each node has 256 units to itself; unit 0 of the file leads to the root's.
+    units = [1 << 8 << 10] + [0] * 511
+    ends = b""
+    waiting = [(trie, 256)]
+    while waiting:
+        node, block = waiting.pop()
+        for byte, below in node.items():
+            if not byte:
+                units[block], ends = len(ends), ends + below + b"\0"
+                continue
+            offset = (block + byte) ^ len(units)
+            units[block + byte] = offset << 10 | (0 in below) << 8 | byte
+            waiting.append((below, len(units)))
+            units += [0] * 256
+    packed = struct.pack(f"<{len(units)}I", *units)
+    return struct.pack("<I", len(packed)) + packed + ends
 
 
 def word_pieces() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
+from .decimals import tokenizer_text
 from .gguf_parts import merged, sentencepiece, unigram, wordpiece
 from .gguf_source import FOUND, GgufSource
 from .habits import ENDS_BY_TEXT, ends_message_only, swallows
@@ -57,7 +58,7 @@ def from_gguf(
     builder = _Builder(GgufSource(vocabulary, file, approximate))
     tokenizer = builder.tokenizer()
     files = {
-        "tokenizer.json": json.dumps(tokenizer, ensure_ascii=False) + "\n",
+        "tokenizer.json": tokenizer_text(tokenizer),
         "tokenizer_config.json": _json(builder.config()),
         "special_tokens_map.json": _json(builder.special_tokens()),
         "generation_config.json": _json(builder.generation()),

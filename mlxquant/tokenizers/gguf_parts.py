@@ -170,31 +170,25 @@ def wordpiece(source: GgufSource) -> dict[str, Any]:
 
 
 def unigram(source: GgufSource) -> dict[str, Any]:
-    """Unigram: `t5`."""
-    suffix = source.flag("treat_whitespace_as_suffix", False)
+    """Unigram: `t5`. llama.cpp puts the space before words also where the file says behind."""
     steps = unigram_steps(
         source.vocabulary.charsmap,
         source.flag("remove_extra_whitespaces", False),
         source.flag("add_space_prefix", False),
-        suffix,
     )
     if any(step["type"] == "Precompiled" for step in steps):
         source.notes.append(
-            "the tokenizer puts letters and combining marks together by Unicode's rules, also where"
-            " the marks are in an unusual order"
+            "the tokenizer keeps a combining mark apart from a character that stands for others,"
+            " and composes marks in an unusual order"
         )
-    decoder: dict[str, Any] = {
-        "type": "Metaspace",
-        "replacement": SPACE,
-        "prepend_scheme": "always",
-        "split": True,
-    }
-    if suffix:
-        strip = {"type": "Strip", "content": " ", "start": 0, "stop": 1}
-        decoder = {"type": "Sequence", "decoders": [_UNESCAPE, {"type": "Fuse"}, strip]}
     return {
         "normalizer": {"type": "Sequence", "normalizers": steps},
-        "decoder": decoder,
+        "decoder": {
+            "type": "Metaspace",
+            "replacement": SPACE,
+            "prepend_scheme": "always",
+            "split": True,
+        },
         "model": {
             "type": "Unigram",
             "unk_id": source.id_of("unk", "unknown_token_id"),

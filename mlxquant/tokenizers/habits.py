@@ -40,8 +40,11 @@ WORDS_ALONE = {
     "behavior": "Removed",
     "invert": False,
 }
-#: a character that SentencePiece's own normalizations delete, and where to put it
+#: a character that SentencePiece's own normalizations delete
 _APART = "\x01"
+#: between two marks of which none takes space; but for the one pair that makes a third
+_MARKS = r"(?<=[\p{Mn}&&[^\x{0C46}]])(?=\p{Mn})"
+#: between two characters that may be shown as one
 _BETWEEN = r"(?<=[^\x00-\x7F])(?=[\s\S])|(?<=[\s\S])(?=[^\x00-\x7F])|(?<=\r)(?=\n)"
 
 
@@ -119,33 +122,22 @@ def bert_steps(strip_accents: bool, lowercase: bool) -> list[dict[str, Any]]:
     return steps
 
 
-def unigram_steps(
-    charsmap: bytes, merge_spaces: bool, prefix: bool, suffix: bool = False
-) -> list[dict[str, Any]]:
+def unigram_steps(charsmap: bytes, merge_spaces: bool, prefix: bool) -> list[dict[str, Any]]:
     """How llama.cpp prepares a text for a Unigram model, as steps of a tokenizer.json.
 
     Args:
         charsmap: the precompiled normalization; empty for none.
         merge_spaces: spaces at the ends are dropped, and several are one.
         prefix: a space is put before the text, and always is where spaces are merged.
-        suffix: it is put behind the text instead.
     """
-    behind, before = prefix and suffix, merge_spaces or (prefix and not suffix)
-    steps: list[dict[str, Any]] = []
-    if behind:
-        steps.append(_replace({"Regex": r"(?<=[\s\S])\z"}, SPACE))
-    if charsmap:
-        steps += _normalized(charsmap)
+    steps = _normalized(charsmap) if charsmap else []
     if merge_spaces:
-        last = rf" +(?={SPACE}\z)" if behind else r" +\z"
-        steps += (_replace({"Regex": rf"\A +|{last}"}, ""), _replace({"Regex": " {2,}"}, " "))
-    if before:
+        steps += (_replace({"Regex": r"\A +| +\z"}, ""), _replace({"Regex": " {2,}"}, " "))
+    if merge_spaces or prefix:
         steps.append({"type": "Prepend", "prepend": SPACE})
-    # Nothing is put before a text of spaces alone.
-    if before and not merge_spaces:
-        steps.append(_replace({"Regex": rf"\A{SPACE}(?= *\z)"}, ""))
-    elif before and behind:
-        steps.append(_replace({"Regex": rf"\A{SPACE}(?={SPACE}\z)"}, ""))
+        if not merge_spaces:
+            # Nothing is put before a text of spaces alone.
+            steps.append(_replace({"Regex": rf"\A{SPACE}(?= *\z)"}, ""))
     return [*steps, ESCAPE]
 
 
@@ -153,16 +145,18 @@ def _normalized(charsmap: bytes) -> list[dict[str, Any]]:
     """The precompiled normalization by its longest matches.
 
     The library's own step takes what Unicode shows as one character whole, and drops what the map
-    has no place for. So what belongs together is put together first, and then characters are kept
-    apart by one that the map deletes.
+    has no place for. So letters and marks are composed first, a mark at a time, that none changes
+    places with another; and then characters are kept apart by one that the map deletes.
     """
-    steps: list[dict[str, Any]] = []
-    if replacement(charsmap, "e\u0301") == "\u00e9":
-        steps.append({"type": "NFC"})
-    if replacement(charsmap, _APART) == "":
-        steps.append(_replace({"Regex": _BETWEEN}, _APART))
     encoded = base64.b64encode(charsmap).decode()
-    return [*steps, {"type": "Precompiled", "precompiled_charsmap": encoded}]
+    own = {"type": "Precompiled", "precompiled_charsmap": encoded}
+    if replacement(charsmap, _APART) != "":
+        return [own]
+    compose: list[dict[str, Any]] = []
+    if replacement(charsmap, "e\u0301") == "\u00e9":
+        compose = [_replace({"Regex": _MARKS}, _APART), {"type": "NFC"}]
+        compose += [_replace({"String": _APART}, ""), *compose]
+    return [*compose, _replace({"Regex": _BETWEEN}, _APART), own]
 
 
 def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:

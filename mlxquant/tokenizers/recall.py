@@ -105,8 +105,8 @@ def _metadata(facts: Mapping[str, Any], draft: Draft) -> dict[str, Any]:
         raise _Other
     texts |= {token.id: token.content for token in draft.source.added.values()}
     count = len(texts)
-    tokens = [texts.get(i) for i in range(count)]
-    if not all(isinstance(token, str) and token for token in tokens):
+    tokens = [text for i in range(count) if isinstance(text := texts.get(i), str) and text]
+    if len(tokens) < count:
         raise _Other
     types = _values(facts.get("token_type"), count)
     if keys.get("model") == "bert":

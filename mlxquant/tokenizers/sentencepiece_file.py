@@ -58,7 +58,7 @@ def sentencepiece_file(draft: Draft) -> None:
         draft.set("remove_extra_whitespaces", file.remove_extra_whitespaces)
         set_charsmap(draft, file.charsmap)
         if file.as_suffix:
-            draft.set("treat_whitespace_as_suffix", True)
+            draft.inexact("its tokens end in spaces, and llama.cpp puts spaces before words")
         if TokenType.BYTE in draft.types.values():
             draft.inexact("its Unigram model falls back to bytes, and llama.cpp's does not")
     else:

@@ -91,9 +91,9 @@ def _unigram_spaces(draft: Draft) -> None:
     steps, cuts = draft.steps("normalizer"), draft.steps("pre_tokenizer")
     charsmap = read_charsmap(draft)
     set_charsmap(draft, charsmap)
-    for merge, prefix, suffix in product((False, True), repeat=3):
-        if not cuts and steps == unigram_steps(charsmap, merge, prefix, suffix):
-            _set_spaces(draft, merge, prefix or merge, suffix)
+    for merge, prefix in product((False, True), repeat=2):
+        if not cuts and steps == unigram_steps(charsmap, merge, prefix):
+            _set_spaces(draft, merge, prefix)
             return
     if charsmap and steps[0].get("type") == "Precompiled":
         draft.note("normalizes by the longest match where a letter has combining marks")
@@ -113,11 +113,9 @@ def _unigram_spaces(draft: Draft) -> None:
     elif cuts or not (prefixed or steps == [ESCAPE]):
         names = ", ".join(str(s.get("type"))[:40] for s in (*steps, *cuts)) or "none"
         draft.inexact(f"it prepares spaces by {names}")
-    _set_spaces(draft, merged, prefixed, False)
+    _set_spaces(draft, merged, prefixed)
 
 
-def _set_spaces(draft: Draft, merge: bool, prefix: bool, suffix: bool) -> None:
-    draft.set("add_space_prefix", prefix)
+def _set_spaces(draft: Draft, merge: bool, prefix: bool) -> None:
+    draft.set("add_space_prefix", prefix or merge)
     draft.set("remove_extra_whitespaces", merge)
-    if suffix:
-        draft.set("treat_whitespace_as_suffix", True)

@@ -137,21 +137,43 @@ def test_phi_3_is_known_by_its_name(tmp_path):
     pair.program.close()
 
 
-@pytest.fixture(scope="module")
-def unigram(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unigram")
+def _unigram(folder, **changes):
     tokenizer = made.save(folder, made.unigram(), eos_token="</s>", pad_token="<pad>")
-    pair = _Pair(to_gguf(tokenizer), folder)
+    metadata = to_gguf(tokenizer)
+    return metadata | {f"tokenizer.ggml.{key}": value for key, value in changes.items()}
+
+
+#: what a GGUF may say of how a text is prepared
+_PREPARED = {
+    "as T5": {},
+    "normalized": {"precompiled_charsmap": made.charsmap()},
+    "spaces kept": {"remove_extra_whitespaces": False},
+    "no space": {"remove_extra_whitespaces": False, "add_space_prefix": False},
+    "a space behind": {"treat_whitespace_as_suffix": True},
+    "normalized, spaces kept": {
+        "remove_extra_whitespaces": False,
+        "precompiled_charsmap": made.charsmap(),
+    },
+}
+
+
+@pytest.fixture(scope="module", params=_PREPARED)
+def unigram(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unigram")
+    pair = _Pair(_unigram(folder, **_PREPARED[request.param]), folder)
     yield pair
     pair.program.close()
 
 
-@given(text=made.soup("<pad>"))
+@given(text=made.soup("<pad>", "e\u0301", "ſ\u0301", "\u1100\u1161\u11a8", "ﬀ"))
 @_many
 def test_unigram_vocabularies(unigram, text):
-    assert unigram.ours[True](text) == unigram.program(text, True)
-    plain = text.replace("<pad>", "")
-    assert unigram.ours[False](plain) == unigram.program(plain, False)
+    unigram.check(text)
+
+
+def test_unigram_vocabularies_on_difficult_texts(unigram):
+    for text in (*made.TEXTS, "<pad> a", "a <pad> ", " <unk>", "▁", "a▁ "):
+        unigram.check(text)
 
 
 @pytest.fixture(scope="module")
