@@ -23,6 +23,7 @@ __all__ = [
     "TokenizerFacts",
     "describe_template",
     "template_facts",
+    "token_ids",
     "tokenizer_facts",
 ]
 
@@ -218,6 +219,19 @@ def _describe(
         "pre_tokenizer": _type_of(content.get("pre_tokenizer")),
     }
     return facts, missing
+
+
+def token_ids(file: Path) -> dict[str, int]:
+    """Token text → id of a tokenizer.json, added tokens included, or of a vocab.json.
+
+    Raises:
+        FileFormatError: as `read_json_object`.
+    """
+    if file.name != "tokenizer.json":
+        return _vocabulary({"vocab": read_json_object(file, limit=TOKENIZER_LIMIT)})
+    content = _read_tokenizer(file, whole=False)
+    model = content.get("model")
+    return {**_vocabulary(model if isinstance(model, dict) else {}), **_added(content)}
 
 
 def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
