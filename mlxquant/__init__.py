@@ -28,7 +28,7 @@ from .errors import (
     WorkError,
     WriteError,
 )
-from .pipeline import export, load, open_checkpoint, quantize, quantize_gguf
+from .pipeline import export, import_gguf, load, open_checkpoint, quantize, quantize_gguf
 
 __version__ = "0.1.0"
 
@@ -45,6 +45,7 @@ __all__ = [
     "WriteError",
     "__version__",
     "export",
+    "import_gguf",
     "load",
     "open_checkpoint",
     "quantize",

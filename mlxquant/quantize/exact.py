@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from ..formats.repack import held_by_mlx, mlx_format_of
 from ..load.blocks import BLOCK_TYPES
 from ..models.families import family_of_config
 from ..models.roles import layer_of, role_of
-from .policy import Item, Plan, Request, make_plan
+from .policy import DTYPES, Item, Plan, Request, make_plan
 
 if TYPE_CHECKING:
     from ..load.checkpoint import StoredTensor
@@ -47,7 +47,7 @@ PACKED_KINDS = ("Linear", "Embedding", "SwitchLinear")
 _CHUNK = 4 << 20
 
 #: what config.json calls the types that a folder computes in
-_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 Progress = Callable[[int, int, str], None]
 
@@ -83,7 +83,7 @@ class ImportRequest:
             raise RequestError(
                 "--dtype: an exact import keeps every type; add --requantize or --dequantize"
             )
-        if self.requantize is not None:
+        if not self.is_exact:
             self._rounded({})
 
     @property
@@ -220,18 +220,22 @@ def _item(
     return item
 
 
-def _float_type(source: SourceModel, items: Iterable[Item]) -> str:
-    """The type that the folder computes in: that of most of its weights.
+def _float_type(source: SourceModel, items: Sequence[Item]) -> str:
+    """The type that the folder computes in.
 
-    Where two types meet, MLX goes on in F32. Wire bytes and MLX's 4-bit floats go with any type; of
-    them alone it is BF16, or F16 if only that has the numbers of what else there is.
+    Where two types meet, MLX goes on in F32, so most of the weights decide. With wire bytes the
+    folder is for mlxquant, which holds the types apart (run/affine.py): it computes as it would in
+    the GGUF file. MLX's 4-bit floats go with any type: of them alone it is BF16, or F16 if only
+    that has the numbers of all F32 tensors.
     """
     weights = Counter[str]()
     for item in items:
-        free = item.chosen == "kept" or (item.target is not None and item.target.mode != "affine")
+        free = item.blocks is not None and (item.target is None or item.target.mode != "affine")
         weights["free" if free else item.dtype] += item.size
     if weights["F32"] > weights["F16"] + weights["BF16"] + weights["free"]:
         return "F32"
+    if any(item.chosen == "kept" for item in items):
+        return DTYPES[source.config["torch_dtype"]]
     if weights["F16"] or weights["BF16"]:
         return "F16" if weights["F16"] >= weights["BF16"] else "BF16"
     for dtype in ("BF16", "F16"):
