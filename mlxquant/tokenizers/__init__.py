@@ -4,8 +4,9 @@
     to_gguf(folder)     -> {GGUF key: value}      tokenizer.ggml.* and tokenizer.chat_template
 
 What is exact is a matter of ids: `tokenizers` and llama.cpp cut the same text into the same ids.
-Beyond that both have a Unicode of their own version, so characters that were assigned in its last
-few editions may be letters to one and not to the other.
+What differs even so, and in texts that hardly anyone writes, is said in `notes`; beyond that,
+characters that came with Unicode 16 may be letters to `tokenizers` and are unassigned to llama.cpp,
+and where one special token begins within another, llama.cpp takes the longer and not the first.
 """
 
 from .from_gguf import from_gguf

@@ -154,6 +154,7 @@ def wordpiece(source: GgufSource) -> dict[str, Any]:
         "lowercase": lower,
     }
     steps = [*bert_steps(strip, lower), normalizer]
+    source.notes.append(f"the tokenizer does not know words that have {SPACE} inside")
     return {
         "normalizer": {"type": "Sequence", "normalizers": steps},
         "pre_tokenizer": {"type": "BertPreTokenizer"},

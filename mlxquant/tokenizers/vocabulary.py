@@ -80,6 +80,9 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
+_LAST_TYPE = int(max(TokenType))
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """What a GGUF says about its tokenizer.
@@ -211,9 +214,9 @@ class _Reader:
             return (TokenType.NORMAL,) * len(tokens)
         self.length(key, types, len(tokens))
         for i, kind in enumerate(types):
-            if type(kind) is not int or not 0 <= kind <= max(TokenType):
+            if type(kind) is not int or not 0 <= kind <= _LAST_TYPE:
                 raise self.wrong(
-                    key, f"token {i} has type {quote(str(kind))}; expected 0 to {max(TokenType):d}"
+                    key, f"token {i} has type {quote(str(kind))}; expected 0 to {_LAST_TYPE}"
                 )
             if kind == TokenType.BYTE and not _BYTE.fullmatch(tokens[i]):
                 raise self.wrong(

@@ -158,6 +158,58 @@ def test_a_joint_token_with_a_loose_character_is_refused():
     from_gguf(metadata, approximate=True)
 
 
+def test_byte_tokens_are_all_there_or_none():
+    metadata = made.characters("gemma4", model="gemma4")
+    at = metadata["tokenizer.ggml.tokens"].index("<0x41>")
+    metadata["tokenizer.ggml.tokens"][at] = "<<<<<<"
+    metadata["tokenizer.ggml.token_type"][at] = 1
+    with pytest.raises(ModelError, match="255 of its 256 byte tokens are there; pass --approx"):
+        from_gguf(metadata)
+    notes: list[str] = []
+    made.encoder(from_gguf(metadata, approximate=True, notes=notes))("the dog")
+    assert "255 of its 256 byte tokens" in notes[0]
+
+
+def test_a_token_of_newlines_that_merging_does_not_make_is_refused():
+    metadata = made.characters("gemma4", model="gemma4")
+    metadata["tokenizer.ggml.merges"].remove("\n\n \n")
+    with pytest.raises(ModelError, match="token of newlines that its merges do not make"):
+        from_gguf(metadata)
+    from_gguf(metadata | {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "sarvam-moe"})
+
+
+@pytest.mark.parametrize(
+    ("added", "given", "special"),
+    [
+        # What completes code is special unless the file names another token for its role.
+        (["<fim_prefix>", "<fim-suffix>"], {}, [True, True]),
+        (["<fim_prefix>", "<fim-suffix>"], {"fim_pre_token_id": 5}, [None, True]),
+        (["<fim_prefix>", "<fim-suffix>"], {"prefix_token_id": 5}, [None, True]),
+        (["<|file_sep|>", "<|channel|>"], {"fim_pre_token_id": 5}, [True, False]),
+        (["<|end|>", "<|call|>"], {}, [True, True]),
+        (["<|end|>", "<|call|>", "<|return|>"], {}, [False, True, True]),
+        (["<|end|>", "<|calls|>", "<|flush|>"], {}, [False, True, True]),
+        (["<turn|>", "<|tool_response>"], {}, [True, True]),
+    ],
+)
+def test_tokens_that_are_special_by_their_text(added, given, special, tmp_path):
+    metadata = made.scored()
+    first = len(metadata["tokenizer.ggml.tokens"])
+    metadata["tokenizer.ggml.tokens"] += added
+    metadata["tokenizer.ggml.token_type"] += [1] * len(added)
+    metadata["tokenizer.ggml.scores"] += [-5000.0] * len(added)
+    metadata |= {f"tokenizer.ggml.{key}": value for key, value in given.items()}
+    files = from_gguf(metadata)
+    found = {t["id"]: t["special"] for t in json.loads(files["tokenizer.json"])["added_tokens"]}
+    assert [found.get(first + i) for i in range(len(added))] == special
+    # </s> ends nothing where there are tool responses.
+    assert (2 in found) == ("<|tool_response>" not in added)
+    text = "the" + "dog".join(added) + "</s>"
+    with made.llama_cpp(metadata, tmp_path) as program:
+        for parse in (True, False):
+            assert made.encoder(files, parse)(text) == program(text, parse)
+
+
 def _change(key, value):
     def apply(metadata):
         metadata[f"tokenizer.ggml.{key}"] = value(metadata) if callable(value) else value
