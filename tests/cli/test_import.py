@@ -13,7 +13,6 @@ from wire_models import make
 
 from mlxquant.quantize import policy
 
-
 Run = Callable[..., tuple[int, str, str]]
 
 

@@ -12,15 +12,27 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
+from generating import text
 from load.test_from_gguf import export as export_as
 from save.faulty import Fault, Runner, tree
 from wire_models import STORED, make, spoil, wires
 
-from mlxquant import ModelError, RequestError, export, import_gguf, open_checkpoint, quantize
+from mlxquant import (
+    ModelError,
+    RequestError,
+    export,
+    import_gguf,
+    load,
+    open_checkpoint,
+    quantize,
+    quantize_gguf,
+)
 from mlxquant.formats.base import Array
 from mlxquant.formats.floats import to_float32
 from mlxquant.load.blocks import floats_of
 from mlxquant.models.mlx_lm import resolve_model
+from mlxquant.quantize.llama_types import TypeRequest
+from mlxquant.run.options import Options
 
 REPACKED = {
     "Q4_0": "affine4-g32",
@@ -134,6 +146,19 @@ def test_stock_mlx_lm_runs_what_is_repacked(tmp_path: Path, bundled: Path, type_
         model.set_dtype(mx.float32)
         logits.append(np.array(model(mx.array([tokenizer.encode("The rain beat upon")]))))
     assert np.abs(logits[0] - logits[1]).max() < 1e-3 < np.abs(logits[0]).max()
+
+
+def test_mlxquant_says_the_same_from_file_and_folder(tmp_path: Path, bundled: Path) -> None:
+    """Blocks beside repacked weights, in the type that each computes in by itself."""
+    some = (("blk.[0-3].attn_(q|v)", "Q4_K"), ("blk.4.ffn_down", "IQ4_XS"))
+    request = TypeRequest("Q4_0", tensor_types=some)
+    quantize_gguf(bundled, tmp_path / "books.gguf", request)
+    result = import_gguf(tmp_path / "books.gguf", tmp_path / "folder")
+    assert {"Q4_0", "Q4_K", "IQ4_XS", "Q6_K"} <= {fate.stored for fate in result.fates}
+    assert result.plan.quantization and open_checkpoint(tmp_path / "folder").blocks()
+    paths = tmp_path / "books.gguf", tmp_path / "folder"
+    said = [text(load(path), Options(temp=0.0, max_tokens=32)) for path in paths]
+    assert said[0] == said[1] and len(said[0]) > 40
 
 
 def test_requantizing_is_quantizing(tmp_path: Path) -> None:
