@@ -145,12 +145,27 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 @click.argument("files", nargs=-1, required=True, metavar="A.json B.json…")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(files: tuple[str, ...], as_json: bool) -> None:
-    """Lay results of several machines, models or days side by side."""
+    """Lay results files side by side: of machines, of models, of today and last week.
+
+    Each file after the first has its ratio to the first, and whether that is more than the spread
+    of the runs. Files of mlxquant eval can be compared too.
+    """
     from ..measure.report import compare as compare_files
 
     prepare()
-    found = compare_files(list(files))
-    say(json.dumps(found.as_json(), indent=1) if as_json else str(found))
+    found = compare_files(files)
+    columns, rows = found.table.columns, found.table.rows
+    if as_json:
+        titles = [column.title for column in columns]
+        shown = [
+            dict(zip(titles, (cell.shown or None for cell in row), strict=True)) for row in rows
+        ]
+        say(json.dumps({"rows": shown, "notes": found.notes}, indent=1, ensure_ascii=False))
+        return
+    sides = [(safe(column.title), "right" if column.right else "left") for column in columns]
+    table(sides, [[safe(cell.shown) for cell in row] for row in rows])
+    for note in found.notes:
+        say(f"note: {safe(note)}")
 
 
 def _output(path: str | None) -> Path | None:
@@ -184,9 +199,10 @@ def _measure(given: dict[str, Any]) -> dict[str, Any]:
     progress = Progress()
 
     def show(done: int, total: int, what: str) -> None:
-        progress.show(f"run {done + 1} of {total}: {what} …" if total else f"{what} …")
-        if total and done == total:
-            progress.clear()
+        if not total:
+            progress.show(f"{what} …")
+        elif done < total:
+            progress.show(f"run {done + 1} of {total}: {what} …")
 
     try:
         return run(checkpoint, settings, progress=show)

@@ -29,7 +29,9 @@ GGUF_PAGE = REPOSITORY / "docs" / "gguf.md"
 def cli_page() -> str:
     """Every command's `--help`, as a page."""
     parts = ["# The command line\n", "Made from `--help`; `tests/test_docs.py` compares the two.\n"]
-    for arguments in [(), *((name,) for name in COMMANDS)]:
+    commands = [(), *((name,) for name in COMMANDS)]
+    commands.insert(commands.index(("bench",)) + 1, ("bench", "compare"))
+    for arguments in commands:
         done = run_cli(*arguments, "--help")
         assert done.returncode == 0, done.stderr
         title = " ".join(("mlxquant", *arguments))

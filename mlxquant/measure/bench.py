@@ -32,6 +32,9 @@ __all__ = ["Configuration", "Settings", "fall", "run", "timing"]
 #: a decode speed that falls by more than this was throttled, or disturbed
 FALL = 0.10
 
+#: runnable processes a core, before the runs, from which on others are in the way
+BUSY = 0.5
+
 #: new tokens of a warm-up
 _WARM = 4
 
@@ -141,8 +144,18 @@ def run(
     document["machine"] = machine(measure=True)
     bandwidth = document["machine"]["bandwidth"]
     document["records"] = bench.records(bandwidth["bytes_per_s"] if bandwidth else None)
-    document["conditions"]["notes"] += bench.notes
+    document["conditions"]["notes"] += [*_busy(document), *bench.notes]
     return document
+
+
+def _busy(document: Mapping[str, Any]) -> Iterator[str]:
+    """A warning, if others were at work."""
+    before = document["conditions"]["load"]
+    if before is not None and before > BUSY:
+        bandwidth = document["machine"]["bandwidth"]
+        measured = bandwidth is not None and bandwidth["source"] == "measured"
+        what = "speeds and bandwidth" if measured else "speeds"
+        yield f"others were at work (load {before:.2f} a core before the runs): {what} are too low"
 
 
 class _Bench:

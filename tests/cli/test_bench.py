@@ -92,6 +92,24 @@ def test_compare_is_no_model() -> None:
     assert command.make_context("bench", ["./compare"]).params["model"] == "./compare"
 
 
+def test_files_side_by_side(run: Callable[..., Any], tmp_path: Path) -> None:
+    slow, fast = tmp_path / "slow.json", tmp_path / "fast.json"
+    assert run("bench", *FAST, "-o", slow).status == 0
+    document = results.load(slow)
+    decode = document["records"][0]["decode"]
+    for name in ("median", "low", "high"):
+        decode[name] *= 2
+    decode["runs"] = [2 * rate for rate in decode["runs"]]
+    results.save(fast, document)
+    done = run("bench", "compare", slow, fast)
+    assert done.status == 0, done.err
+    (line,) = (line for line in done.out.splitlines() if "decode (tokens/s)" in line)
+    assert "2.00 ×" in line
+    found = json.loads(run("bench", "compare", "--json", slow, fast).out)
+    assert {row["fast.json / slow.json"] for row in found["rows"]} >= {"the same"}
+    assert run("bench", "compare", slow).status == 2
+
+
 @pytest.mark.parametrize("args", [["--help"], ["compare", "--help"]], ids=" ".join)
 def test_help_imports_nothing_heavy(args: list[str]) -> None:
     code = (

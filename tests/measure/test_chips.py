@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 import pytest
+from support import REPOSITORY
 
 from mlxquant import RequestError
 from mlxquant.measure.chips import all_chips, find_chip, named_chip
@@ -134,3 +138,32 @@ def test_what_users_mistype(text: str, said: str) -> None:
     with pytest.raises(RequestError) as problem:
         named_chip(text)
     assert said in str(problem.value)
+
+
+def chips_table() -> str:
+    """The table of docs/bench.md."""
+    lines = [
+        "| chip | CPU cores | GPU cores | memory (GB) | bandwidth (GB/s) |",
+        "|---|---|---|---|---|",
+    ]
+    for chip in all_chips().values():
+        for each in chip.variants:
+            memory = ", ".join(str(size // GB) for size in each.memory) or "not published"
+            rate = "not published" if each.bandwidth is None else f"{each.bandwidth / 1e9:g}"
+            cores = " + ".join(f"{number} {kind}" for kind, number in each.kinds.items())
+            cores = cores.removesuffix(" cores")
+            gpu = ", ".join(map(str, each.gpu_cores))
+            lines.append(
+                f"| {chip.name.removeprefix('Apple ')} | {cores} | {gpu} | {memory} | {rate} |"
+            )
+    return "\n".join(lines)
+
+
+def test_the_table_in_the_documents() -> None:
+    page = REPOSITORY / "docs" / "bench.md"
+    text = page.read_text(encoding="utf-8")
+    between = re.compile(r"(?<=<!-- chips -->\n).*?(?=<!-- /chips -->)", re.DOTALL)
+    if os.environ.get("MLXQUANT_REGENERATE"):
+        page.write_text(between.sub(lambda _: chips_table() + "\n", text), encoding="utf-8")
+        text = page.read_text(encoding="utf-8")
+    assert between.findall(text) == [chips_table() + "\n"]
