@@ -184,7 +184,7 @@ def import_gguf(
         finite = not request.allow_nonfinite
         result = save_folder(plan, source, output, how, finite=finite, hashes=hashes)
     if not request.is_exact:
-        fates = measured_fates(fates, source, Path(output), progress=progress)
+        fates = measured_fates(fates, source, Path(output), threads=threads, progress=progress)
     return imported(result, fates)
 
 

@@ -107,11 +107,13 @@ def measured_fates(
     source: SourceModel,
     output: Path,
     *,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Fate, ...]:
     """The same with errors: the numbers in the folder against those in the file.
 
     Args:
+        threads: that compare; None for one a core.
         progress: called with (weights done, weights in all, name of the tensor).
     """
     from ..load.from_hf import open_folder
@@ -120,7 +122,7 @@ def measured_fates(
     planned = {fate.item.name: fate for fate in fates}
     total, done = sum(fate.item.size for fate in fates), 0
     found = []
-    for error in weight_errors(source.checkpoint, open_folder(output)):
+    for error in weight_errors(source.checkpoint, open_folder(output), threads=threads):
         relative = error.relative if math.isfinite(error.relative) else math.inf
         found.append(replace(planned[error.name], error=relative))
         done += error.size

@@ -9,7 +9,10 @@ business of perplexity and divergence.
 from __future__ import annotations
 
 import math
+import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WeightError", "weight_errors"]
 
-#: weights compared at a time
-CHUNK = 1 << 20
+#: weights that a thread compares at a time
+CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,13 @@ class WeightError:
         return math.sqrt(self.squared_error / self.squared_norm)
 
 
-def weight_errors(original: Checkpoint, quantized: Checkpoint) -> Iterator[WeightError]:
+def weight_errors(
+    original: Checkpoint, quantized: Checkpoint, *, threads: int | None = None
+) -> Iterator[WeightError]:
     """Compare two checkpoints of one model, in the model's order and in bounded memory.
+
+    Args:
+        threads: that compare; None for one a core. The sums do not depend on it.
 
     Raises:
         ModelError: they have different weights.
@@ -79,19 +87,54 @@ def weight_errors(original: Checkpoint, quantized: Checkpoint) -> Iterator[Weigh
                 f"{quantized.path}: {name!r} has shape {list(other.shape)}, "
                 f"{original.path} has {list(item.shape)}"
             )
-        error = norm = largest = 0.0
-        width = item.shape[-1] if item.shape else 1
-        rows = item.size // width
-        step = max(1, CHUNK // width)
-        for begin in range(0, rows, step):
-            w = before.rows(item, begin, min(begin + step, rows))
-            difference = w - after.rows(other, begin, min(begin + step, rows))
-            error += float(np.sum(np.square(difference, dtype=np.float64)))
-            norm += float(np.sum(np.square(w, dtype=np.float64)))
-            largest = max(largest, float(np.abs(difference).max()))
-        yield WeightError(
-            name, item.role, other.source, item.size, after.nbytes(other), error, norm, largest
+    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
+    own = threading.local()
+
+    def compare(name: str, begin: int, end: int) -> tuple[float, float, float]:
+        """Squared error, squared norm and largest difference of rows [begin, end)."""
+        import mlx.core as mx
+
+        if not hasattr(own, "stream"):  # MLX does one operation at a time in a stream
+            own.stream = mx.new_stream(mx.cpu)
+        with mx.stream(own.stream):
+            w = before.rows(before.items[name], begin, end)
+            difference = w - after.rows(after.items[name], begin, end)
+        return (
+            float(np.sum(np.square(difference, dtype=np.float64))),
+            float(np.sum(np.square(w, dtype=np.float64))),
+            float(np.abs(difference).max()),
         )
+
+    try:
+        pending = {
+            name: [pool.submit(compare, name, *rows) for rows in _pieces(item)]
+            for name, item in before.items.items()
+        }
+        for name, item in before.items.items():
+            parts = [part.result() for part in pending.pop(name)]
+            errors, norms, largest = zip(*parts, strict=True)
+            other = after.items[name]
+            yield WeightError(
+                name,
+                item.role,
+                other.source,
+                item.size,
+                after.nbytes(other),
+                sum(errors),
+                sum(norms),
+                max(largest),
+            )
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pieces(item: Item) -> Iterator[tuple[int, int]]:
+    """Ranges of an item's rows, CHUNK weights each."""
+    width = item.shape[-1] if item.shape else 1
+    rows = item.size // width
+    step = max(1, CHUNK // width)
+    for begin in range(0, rows, step):
+        yield begin, min(begin + step, rows)
 
 
 class _Floats:
