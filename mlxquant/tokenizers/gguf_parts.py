@@ -13,7 +13,15 @@ from ..files.quote import quote
 from .alphabet import byte_tokens, closed, missing_bytes, missing_characters
 from .byte_level import merges_make_all
 from .gguf_source import FOUND, GgufSource
-from .habits import ESCAPE, SPACE, WORDS_ALONE, bert_steps, lowercase_steps, unigram_steps
+from .habits import (
+    BERT_CUTS,
+    ESCAPE,
+    SPACE,
+    WORDS_ALONE,
+    bert_steps,
+    lowercase_steps,
+    unigram_steps,
+)
 from .merges import loose_characters, merges_from_scores
 from .pre_tokenizers import to_json
 from .vocabulary import TokenType
@@ -157,7 +165,7 @@ def wordpiece(source: GgufSource) -> dict[str, Any]:
     source.notes.append(f"the tokenizer does not know words that have {SPACE} inside")
     return {
         "normalizer": {"type": "Sequence", "normalizers": steps},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": BERT_CUTS},
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
             "type": "WordPiece",

@@ -14,6 +14,7 @@ from .vocabulary import TokenType, Vocabulary
 
 __all__ = [
     "ALWAYS_FOUND",
+    "BERT_CUTS",
     "ENDS_BY_TEXT",
     "ESCAPE",
     "SPACE",
@@ -33,6 +34,16 @@ SPACE = "▁"
 ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 #: the one letter whose small form is two characters
 _DOTTED = {"type": "Replace", "pattern": {"String": "\u0130"}, "content": "i"}
+#: BERT's words, with the punctuation that is too new for the library's own step, as such steps
+BERT_CUTS: list[dict[str, Any]] = [
+    {
+        "type": "Split",
+        "pattern": {"Regex": r"\p{P}"},
+        "behavior": "Isolated",
+        "invert": False,
+    },
+    {"type": "BertPreTokenizer"},
+]
 #: whitespace left out, as a step of a tokenizer.json
 WORDS_ALONE = {
     "type": "Split",
@@ -116,7 +127,7 @@ def bert_steps(strip_accents: bool, lowercase: bool) -> list[dict[str, Any]]:
             first, last = 0xAC00 + 588 * i, 0xAC00 + 588 * i + 587
             syllables = rf"[\x{{{first:X}}}-\x{{{last:X}}}]"
             steps.append(_replace({"Regex": syllables}, chr(0x1100 + i)))
-        steps.append(_replace({"Regex": r"[\p{Mc}\p{Me}]"}, ""))
+        steps.append(_replace({"Regex": r"\p{M}"}, ""))
     elif lowercase:
         steps.append(_DOTTED)
     return steps

@@ -14,6 +14,7 @@ _CASES = (
     "tells capitals from small letters in ASCII only and takes combining marks for punctuation, "
     "so words of other scripts are cut elsewhere"
 )
+_NO_CASES = "does not tell capitals from small letters, so words within a word are not cut apart"
 _WHITE = "keeps whitespace beyond ASCII out of the classes"
 _GROUPS = "counts digits of every script, and letters beside them, when it puts digits in threes"
 
@@ -34,6 +35,7 @@ _ALIASES: dict[str, tuple[str, str]] = {
     _GPT4O: (p.GPT4O, _CASES),
     "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+": (p.DEEPSEEK_MARKS, _WHITE),
     "[一-龥ࠀ-一가-\ud7ff]+": (p.DEEPSEEK_CJK, _WHITE),
+    _GPT4O.replace("{1,3}", ""): (p.GPT4O.replace("{1,3}", ""), _CASES),
     _BAILING: (p.BAILING, ""),
     r"\s+$": (r"\s+\z", ""),
     r"\d{1,3}(?=(?:\d{3})*\b)": (p.DIGIT_GROUPS, _GROUPS),
@@ -107,21 +109,27 @@ def recognise(
         else:
             notes.append("drops bytes that are no token after merging what is beside them")
     patterns = _patterns(parts, notes)
-    for name in _NAMES.split():
+    own = _own_steps().get(patterns)
+    if own in ("tiny_aya", "youtu"):
+        notes[:] = [_NO_CASES if note == _CASES else note for note in notes]
+    for name in _NAMES.split() if own is None else [own]:
         row = PRE_TOKENIZERS[name]
-        if patterns != row.patterns and _falcon(patterns) != row.patterns:
+        if own is None and patterns != row.patterns:
             continue
         if row.ignore_merges == ignore_merges or own_merges():
             return name, notes
     raise Unknown(f"splits {' then '.join(patterns) or 'nothing'}, ignore_merges {ignore_merges}")
 
 
-def _falcon(patterns: tuple[str, ...]) -> tuple[str, ...]:
-    """Falcon's own steps with the one that llama.cpp leaves out, runs of digits, left out."""
-    if patterns == (_PUNCTUATION, p.GPT2, r"\p{N}+", p.THREE_DIGITS):
-        return PRE_TOKENIZERS["falcon"].patterns
+def _own_steps() -> dict[tuple[str, ...], str]:
+    """Steps of some models' own, one of which llama.cpp leaves out or puts otherwise."""
     deepseek = PRE_TOKENIZERS["deepseek-llm"].patterns
-    return deepseek if patterns == (*deepseek[:-1], r"\p{N}") else patterns
+    return {
+        (_PUNCTUATION, p.GPT2, r"\p{N}+", p.THREE_DIGITS): "falcon",
+        (*deepseek[:-1], r"\p{N}"): "deepseek-llm",
+        (p.DIGIT_GROUPS, p.GPT4O): "tiny_aya",
+        (p.YOUTU, p.GPT4O.replace("{1,3}", "")): "youtu",
+    }
 
 
 def _patterns(parts: list[dict[str, Any]], notes: list[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import ModelError
 from ..files.quote import quote
 from .draft import Draft
-from .habits import SPACE, bert_steps
+from .habits import BERT_CUTS, SPACE, bert_steps
 from .vocabulary import TokenType
 
 __all__ = ["gguf_text", "wordpiece"]
@@ -46,7 +46,7 @@ def wordpiece(draft: Draft, model: dict[str, Any]) -> None:
         draft.inexact("it does not normalize text as BERT does")
     if not settings.get("clean_text", True) or not settings.get("handle_chinese_chars", True):
         draft.inexact("it keeps control characters, or Chinese characters together")
-    if [c.get("type") for c in cuts] != ["BertPreTokenizer"]:
+    if cuts not in (BERT_CUTS, BERT_CUTS[1:]):
         draft.inexact("it does not cut text as BERT does")
     draft.set("model", "bert")
     draft.set("pre", "default")

@@ -28,6 +28,11 @@ _QWEN2 = _LLAMA3.replace("{1,3}", "")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _LEAD, _CASED_END = r"[^\r\n\p{L}\p{N}]?", _END.replace(r"[\r\n]*", r"[\r\n/]*", 1)
 _TEKKEN = rf"{_LEAD}{_UPPER}*{_LOWER}+|{_LEAD}{_UPPER}+{_LOWER}*|\p{{N}}{_CASED_END}"
+_CONTRACTED = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_GPT4O = (
+    rf"{_LEAD}{_UPPER}*{_LOWER}+{_CONTRACTED}|{_LEAD}{_UPPER}+{_LOWER}*{_CONTRACTED}"
+    rf"|\p{{N}}{{1,3}}{_CASED_END}"
+)
 _MARKS = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
 _DEEPSEEK = (
     _MARKS + "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
@@ -78,6 +83,18 @@ KNOWN = {
         False,
     ),
     "Mistral Nemo": ("tekken", _steps(made.split(_TEKKEN), _BYTES), None, True),
+    "Tiny Aya": (
+        "tiny_aya",
+        _steps(made.split(r"\d{1,3}(?=(?:\d{3})*\b)"), made.split(_GPT4O), _BYTES),
+        None,
+        False,
+    ),
+    "SuperBPE": (
+        "superbpe",
+        _steps(made.split(r"\p{N}+"), made.split(r"(?=(\d{3})+(?!\d))"), _BYTES),
+        None,
+        False,
+    ),
 }
 
 
@@ -90,9 +107,13 @@ def test_known_structures_have_their_name_and_keep_their_ids(family, tmp_path):
     wanted = PRE_TOKENIZERS[name]
     assert PRE_TOKENIZERS[metadata["tokenizer.ggml.pre"]].patterns == wanted.patterns
     texts = made.TEXTS
-    if family == "Mistral Nemo":
-        assert "capitals" in notes[0]
-        texts = ("Hello world 123", "don't JUST\n\n do", " ... ?!/\n")
+    plain = ("Hello world 123", "don't JUST\n\n do", " ... ?!/\n", "1 22 333 4444 5555555,")
+    if family in ("Mistral Nemo", "Tiny Aya"):
+        assert "capitals" in notes[-1]
+        texts = plain
+    elif family == "SuperBPE":
+        assert "digits of ASCII only" in notes[0]
+        texts = plain
     elif normalizer == _NFC:
         assert "normal form C" in notes[0]
         texts = tuple(unicodedata.normalize("NFC", text) for text in texts)
