@@ -76,8 +76,8 @@ def eval_record(bits: float = 4.5, **changes: Any) -> dict[str, Any]:
             "p99": estimate(kl * 6, kl),
             "max": kl * 40,
         },
-        "top1": estimate(1 - min(0.5, kl), 0.003),
-        "top5": estimate(1 - min(0.4, kl / 2), 0.002),
+        "top1": estimate(1 - min(0.5, kl), min(0.003, kl)),
+        "top5": estimate(1 - min(0.4, kl / 2), min(0.002, kl / 2)),
         "seconds": 12.5,
     }
     return changed(made, changes)

@@ -370,15 +370,15 @@ def header(kind: str) -> dict[str, Any]:
     Args:
         kind: `eval` or `bench`.
     """
-    from . import machine
+    from .machine import conditions, machine, software
 
     return {
         "format": FORMAT,
         "version": VERSION,
         "kind": kind,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine.machine(),
-        "conditions": machine.conditions(),
-        "software": machine.software(),
+        "machine": machine(),
+        "conditions": conditions(),
+        "software": software(),
         "records": [],
     }

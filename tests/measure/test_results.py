@@ -144,7 +144,7 @@ def get(document: Any, path: tuple[str | int, ...]) -> Any:
     return document
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(place=st.sampled_from(PLACES), value=JSON)
 def test_any_value_anywhere_is_sound_or_an_input_error(
     place: tuple[int, tuple[str | int, ...]], value: Any
@@ -162,7 +162,7 @@ def test_any_value_anywhere_is_sound_or_an_input_error(
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_any_file_is_sound_or_an_input_error(tmp_path: Path, data: st.DataObject) -> None:
