@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..files.quote import quote
-from .alphabet import byte_tokens, closed, missing_bytes, missing_characters
+from .alphabet import ALPHABET, byte_tokens, closed, missing_bytes, missing_characters
 from .byte_level import merges_make_all
 from .gguf_source import FOUND, GgufSource
 from .habits import (
@@ -53,8 +53,16 @@ def merged(source: GgufSource) -> dict[str, Any]:
 
 
 def _bytes(source: GgufSource) -> dict[str, Any]:
+    tokens = set(source.texts)
+    missing = missing_bytes(tokens)
+    if missing and source.row.ignore_merges:
+        lacking = frozenset(ALPHABET) - tokens
+        for text, kind in zip(source.texts, source.types, strict=True):
+            if kind not in FOUND and not lacking.isdisjoint(text):
+                source.inexact(f"its token {quote(text)} has a byte that is no token")
+                break
     return {
-        "pre_tokenizer": to_json(source.row, missing_bytes(set(source.texts))),
+        "pre_tokenizer": to_json(source.row, missing),
         "decoder": {
             "type": "ByteLevel",
             "add_prefix_space": True,

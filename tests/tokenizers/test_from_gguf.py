@@ -170,6 +170,18 @@ def test_byte_tokens_are_all_there_or_none():
     assert "255 of its 256 byte tokens" in notes[0]
 
 
+def test_a_word_of_a_byte_that_is_no_token_is_refused_where_words_are_taken_whole():
+    metadata = _byte_level("llama-bpe")
+    tokens = list(metadata["tokenizer.ggml.tokens"])
+    tokens[tokens.index("Ā")] = "xyz"
+    metadata |= {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.bos_token_id": 1}
+    from_gguf(metadata)
+    tokens[tokens.index("xyz")] = "xĀz"
+    with pytest.raises(ModelError, match="its token 'xĀz' has a byte that is no token"):
+        from_gguf(metadata)
+    from_gguf(metadata | {"tokenizer.ggml.pre": "gpt-2"})
+
+
 def test_a_token_of_newlines_that_merging_does_not_make_is_refused():
     metadata = made.characters("gemma4", model="gemma4")
     metadata["tokenizer.ggml.merges"].remove("\n\n \n")

@@ -13,7 +13,7 @@ from support import REPOSITORY
 from tokenizers import Tokenizer
 
 from mlxquant.assets import BUNDLED_MODEL
-from mlxquant.errors import FileFormatError, ModelError
+from mlxquant.errors import ModelError
 from mlxquant.files.gguf import read_gguf
 from mlxquant.files.gguf_writer import build_gguf
 from mlxquant.tokenizers import as_values, from_gguf, to_gguf
@@ -266,7 +266,8 @@ def test_vocabularies_without_a_space_before_the_text(how, tmp_path):
     if how == "Split":
         tokenizer |= {"normalizer": escape, "pre_tokenizer": cut | {"invert": False}}
     else:
-        tokenizer |= {"normalizer": None, "pre_tokenizer": _SPACES | {"prepend_scheme": "never"}}
+        spaces = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"}
+        tokenizer |= {"normalizer": None, "pre_tokenizer": spaces | {"split": False}}
     run = next(t for t in tokenizer["model"]["vocab"] if t == "▁▁")
     id_ = tokenizer["model"]["vocab"][run]
     tokenizer["added_tokens"].append(made.added(id_, run, special=False))
@@ -330,129 +331,6 @@ def test_a_wordpiece_tokenizer_keeps_its_ids(tmp_path):
         tokenizer.encode("dog").ids
         == Tokenizer.from_file(str(folder / "tokenizer.json")).encode("dog").ids
     )
-
-
-def _llama(**changes):
-    tokenizer = json.loads(from_gguf(made.scored())["tokenizer.json"])
-    return tokenizer | changes
-
-
-_SPACES = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
-
-REFUSED = {
-    "another split": (
-        lambda: made.byte_level(_steps(made.split(r"\w+|\W+"), _BYTES)),
-        r"has no pre-tokenizer that splits \\w\+\|\\W\+",
-    ),
-    "a space before": (
-        lambda: made.byte_level(_GPT2 | {"add_prefix_space": True}),
-        "ByteLevel with add_prefix_space",
-    ),
-    "no ByteLevel": (lambda: made.byte_level({"type": "Whitespace"}), "type 'Whitespace'"),
-    "lower case": (
-        lambda: made.byte_level(_GPT2, {"type": "Lowercase"}),
-        "normalizes text by 'Lowercase'",
-    ),
-    "an affix": (
-        lambda: made.byte_level(_GPT2, end_of_word_suffix="</w>"),
-        "end_of_word_suffix '</w>'",
-    ),
-    "a stripping token": (
-        lambda: made.byte_level(_GPT2) | {"added_tokens": [made.added(900, "<a>", lstrip=True)]},
-        "added token '<a>' swallows the whitespace",
-    ),
-    "a single word": (
-        lambda: (
-            made.byte_level(_GPT2) | {"added_tokens": [made.added(900, "<a>", single_word=True)]}
-        ),
-        "'<a>' counts as a single word",
-    ),
-    "Metaspace": (lambda: _llama(normalizer=None, pre_tokenizer=_SPACES), "Metaspace, 'first'"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_llama_cpp_cannot_do_is_refused_by_name(case, tmp_path):
-    make, reason = REFUSED[case]
-    folder = made.save(tmp_path, make())
-    with pytest.raises(ModelError, match=f"not known exactly: .*{reason}") as problem:
-        to_gguf(folder)
-    assert "--approximate-tokenizer" in str(problem.value)
-    notes: list[str] = []
-    from_gguf(to_gguf(folder, approximate=True, notes=notes), approximate=True)
-    assert any(note.startswith("not exact") for note in notes)
-
-
-def test_a_flag_that_matters_is_part_of_the_structure(tmp_path):
-    plain = made.byte_level(_steps(made.split(_QWEN2), _BYTES))
-    vocab = plain["model"]["vocab"]
-    assert to_gguf(made.save(tmp_path / "a", plain))["tokenizer.ggml.pre"] == "qwen2"
-    plain["model"]["ignore_merges"] = True
-    assert to_gguf(made.save(tmp_path / "b", plain))["tokenizer.ggml.pre"] == "qwen2"
-    vocab["Ġxyzzy"] = len(vocab) + 10
-    with pytest.raises(ModelError, match="ignore_merges True"):
-        to_gguf(made.save(tmp_path / "c", plain))
-
-
-def _broken(change):
-    tokenizer = made.byte_level(_GPT2)
-    change(tokenizer)
-    return tokenizer
-
-
-BROKEN = {
-    "merge of no token": (
-        lambda t: t["model"]["merges"].append(["t", "zzz"]),
-        r"model.merges\[\d+\]: bad vocabulary: 't zzz' names 'zzz'",
-    ),
-    "merge of three": (lambda t: t["model"]["merges"].append("a b c"), "expected a pair"),
-    "merges no list": (lambda t: t["model"].update(merges=7), "expected a list"),
-    "id twice": (lambda t: t["model"]["vocab"].update(zz=5), "id 5 is given to"),
-    "id no number": (lambda t: t["model"]["vocab"].update(zz="5"), "'zz' has no id"),
-    "id huge": (lambda t: t["model"]["vocab"].update(zz=1 << 40), "'zz' has no id"),
-    "vocab a list": (lambda t: t["model"].update(vocab=[1]), "expected 1 to"),
-    "no model": (lambda t: t.pop("model"), "model: bad vocabulary: the member is missing"),
-    "added no list": (lambda t: t.update(added_tokens=7), "added_tokens.*expected a list"),
-    "added of no id": (lambda t: t["added_tokens"][0].pop("id"), "expected an id"),
-    "added twice": (
-        lambda t: t["added_tokens"][0].update(content="<tool>"),
-        "'<tool>' has the ids",
-    ),
-    "added over another": (lambda t: t["added_tokens"][0].update(id=5), "id 5 is '<|begin|>'"),
-    "added flag": (lambda t: t["added_tokens"][0].update(special=1), "neither true nor false"),
-    "added empty": (lambda t: t["added_tokens"][0].update(content=""), "text of 1 to 4096"),
-    "template": (
-        lambda t: t.update(post_processor={"type": "TemplateProcessing", "single": 7}),
-        "template without its parts",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_tokenizer_is_named(case, tmp_path):
-    change, reason = BROKEN[case]
-    with pytest.raises(FileFormatError, match=reason) as problem:
-        to_gguf(made.save(tmp_path, _broken(change)))
-    assert "bad vocabulary" in str(problem.value) and "tokenizer.json" in str(problem.value)
-
-
-def test_special_tokens_outside_the_vocabulary_are_named(tmp_path):
-    tokenizer = made.byte_level(_GPT2)
-    folder = made.save(tmp_path, tokenizer, eos_token="<nowhere>")
-    with pytest.raises(FileFormatError, match="eos_token: .*'<nowhere>' is not in the vocabulary"):
-        to_gguf(folder)
-    made.save(tmp_path, tokenizer)
-    (folder / "generation_config.json").write_text('{"eos_token_id": [1000000]}')
-    with pytest.raises(FileFormatError, match="id 1000000 is outside the vocabulary"):
-        to_gguf(folder)
-
-
-def test_a_folder_without_a_tokenizer_is_named(tmp_path):
-    with pytest.raises(ModelError, match="neither tokenizer.json nor tokenizer.model"):
-        to_gguf(tmp_path)
-    made.save(tmp_path, {"model": {"type": "WordLevel", "vocab": {"a": 0}}})
-    with pytest.raises(ModelError, match="model type 'WordLevel' has no place in a GGUF"):
-        to_gguf(tmp_path)
 
 
 def test_chat_templates_of_every_place(tmp_path):
