@@ -91,7 +91,7 @@ def compare(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
     notes = _notes(names, documents)
     if not any(measures.count(None) < len(paths) - 1 for measures in found.values()):
         notes.append("No model and setting is in two files, so there is nothing to compare.")
-    table = Table(f"{', '.join(names)} side by side", tuple(columns), tuple(rows))
+    table = Table.of(f"{', '.join(names)} side by side", columns, rows, same=("model",))
     return Comparison(table, tuple(notes))
 
 
@@ -113,8 +113,9 @@ def _measures(record: Record, kind: str) -> Iterator[tuple[tuple[str, ...], _Mea
         setting = panel_of(record).words
         yield from _qualities(record, (base_of(record), ", ".join(what), setting))
         return
-    settings = {name: record[name] for name in ("prompt", "context", "batch", "generated")}
-    setting = ", ".join(f"{name} {value:,}" for name, value in settings.items())
+    setting = f"prompt {record['prompt']:,}, context {record['context']:,}"
+    setting += f", batch {record['batch']:,}" * (record["batch"] > 1)
+    setting += f", {record['generated']:,} generated"
     row = (base_of(record), ", ".join(what), setting)
     for title, name, more in _TIMES:
         one = record[name]

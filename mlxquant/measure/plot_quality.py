@@ -32,6 +32,9 @@ _PANELS = 6
 
 _DASHED = (0, (4, 3))
 
+#: what makes marks of some shapes look as large as the others
+_SCALE = {"*": 1.5, "P": 1.15, "X": 1.15}
+
 
 def quality(records: Iterable[Record], measure: str | None = None) -> Plot | None:
     """Quality against size: a panel for each text (and windows, and reference).
@@ -74,7 +77,7 @@ def quality(records: Iterable[Record], measure: str | None = None) -> Plot | Non
     sentences += _left_out(groups, kept, measure)
     if len(kept) > len(shown):
         sentences.append(f"{len(kept) - len(shown)} more texts are in the table.")
-    sentences.append("Bars are 95 % intervals.")
+    sentences.append("Filled marks are on the front, hollow ones are not; bars: 95 % intervals.")
     base = plain(base_of(next(iter(shown.values()))[0]), 60)
     return Plot(figure, f"{base}: quality against size", " ".join(sentences))
 
@@ -197,10 +200,10 @@ def _mark(axes: Axes, x: float, y: float, one: dict[str, Any], look: Style, on: 
         [y],
         look.marker,
         color=look.colour,
-        markersize=8 if on else 6,
+        markersize=(8 if on else 7) * _SCALE.get(look.marker, 1),
         markerfacecolor=look.colour if on else "none",
         markeredgecolor=INK if on else look.colour,
-        markeredgewidth=0.8 if on else 1.3,
+        markeredgewidth=0.8 if on else 1,
         zorder=4 if on else 5,
     )
 

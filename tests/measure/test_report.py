@@ -414,7 +414,7 @@ def test_figures_of_models_with_like_names_have_files_of_their_own(tmp_path: Pat
 
 
 def ratios(found: Any) -> dict[str, str]:
-    return {row[3].shown: row[6].shown for row in found.table.rows}
+    return {row[2].shown: row[5].shown for row in found.table.rows}
 
 
 def test_comparing_benches(tmp_path: Path) -> None:
@@ -427,7 +427,6 @@ def test_comparing_benches(tmp_path: Path) -> None:
     b = put(tmp_path, "b.json", bench_document(second, **{"software.mlx": "0.40"}))
     found = compare([a, b])
     assert titles(found.table) == [
-        "model",
         "format",
         "setting",
         "measure",
@@ -449,14 +448,14 @@ def test_comparing_three_files_and_rows_that_only_one_has(tmp_path: Path) -> Non
     b = put(tmp_path, "y/same.json", bench_document(bench_record(4.5, throttled=True)))
     c = put(tmp_path, "z/same.json", bench_document(bench_record(8.5)))
     found = compare([a, b, c])
-    assert titles(found.table)[4:] == [
+    assert titles(found.table)[3:] == [
         "x/same.json",
         "y/same.json",
         "y/same.json / x/same.json",
         "z/same.json",
         "z/same.json / x/same.json",
     ]
-    rows = [[cell.shown for cell in row[5:]] for row in found.table.rows]
+    rows = [[cell.shown for cell in row[4:]] for row in found.table.rows]
     assert [row[0] == "" for row in rows] == [False] * 4 + [True] * 4
     assert [row[2] == "" for row in rows] == [True] * 4 + [False] * 4
     assert found.notes == ("y/same.json: the machine throttled during 1 of its measurements",)
