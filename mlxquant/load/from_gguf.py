@@ -68,13 +68,18 @@ def open_tensors(path: str | PathLike[str]) -> tuple[list[GgufHeader], dict[str,
 
 
 def open_gguf(
-    path: str | PathLike[str], *, source: str = "", approximate: bool = False
+    path: str | PathLike[str],
+    *,
+    source: str = "",
+    approximate: bool = False,
+    tokenizer: bool = True,
 ) -> GgufCheckpoint:
     """Open a GGUF model; any part of a split one opens them all.
 
     Args:
         source: what the user typed; the path if left out.
         approximate: accept a vocabulary that no tokenizer.json splits exactly as llama.cpp does.
+        tokenizer: make the tokenizer's files; who only looks on needs none.
 
     Raises:
         FileFormatError: a file that lies or is damaged, a vocabulary or a model that cannot be.
@@ -103,8 +108,11 @@ def open_gguf(
             config[name] = token
     plain = {key: value.value for key, value in first.metadata.items() if _is_text_part(key)}
     made: dict[str, str] = {}
-    if "tokenizer.ggml.tokens" in plain:
-        made = from_gguf(plain, file=first.path, approximate=approximate)
+    notes: list[str] = []
+    if tokenizer and "tokenizer.ggml.tokens" in plain:
+        made = from_gguf(plain, file=first.path, approximate=approximate, notes=notes)
+    elif tokenizer:
+        notes.append(_NO_VOCABULARY)
     shown = ", ".join(f"{count} {name}" for name, count in types.most_common())
     return GgufCheckpoint(
         path=first.path,
@@ -114,7 +122,7 @@ def open_gguf(
         quantization=None,
         shards=tuple(header.path for header in headers),
         extra_files=(),
-        notes=(f"GGUF tensors: {shown}", *(() if made else (_NO_VOCABULARY,))),
+        notes=(f"GGUF tensors: {shown}", *notes),
         source=source or str(path),
         made_files={name: text.encode() for name, text in made.items()},
         lazy=lazy,
@@ -123,7 +131,7 @@ def open_gguf(
 
 
 def _is_text_part(key: str) -> bool:
-    return key.startswith("tokenizer.") or key == "general.name"
+    return key.startswith("tokenizer.") or key in ("general.name", "general.architecture")
 
 
 def _leaf(header: GgufHeader, entry: GgufEntry) -> Node:

@@ -134,7 +134,12 @@ def as_gguf(checkpoint: Checkpoint, *, approximate: bool = False) -> GgufModel:
     name = model_name(checkpoint)
     rows = next((t.shape[0] for t in tensors if t.name == "token_embd.weight"), None)
     vocabulary = to_gguf(
-        checkpoint.path, rows=rows, name=name, approximate=approximate, notes=notes
+        checkpoint.path,
+        rows=rows,
+        name=name,
+        architecture=family.architecture,
+        approximate=approximate,
+        notes=notes,
     )
     settings = typed(family.metadata(checkpoint.config))
     metadata = {
