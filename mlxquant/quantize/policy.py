@@ -25,7 +25,7 @@ from ..formats import MlxFormat
 from ..models.roles import layer_of, role_of
 
 if TYPE_CHECKING:
-    from ..models.mlx_lm import Module, SourceModel
+    from ..models.source_model import Module, SourceModel
     from .exact import ImportRequest
 
 __all__ = ["RECIPES", "Item", "Plan", "Request", "make_plan"]
