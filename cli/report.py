@@ -20,7 +20,7 @@ __all__ = ["command"]
 def command(path: str, output: str, no_plots: bool, force: bool, as_json: bool) -> None:
     """Gather all results below DIR, from any number of machines, into one report.
 
-    Results are the JSON files that eval --json and bench --json write. They merge by model, format
+    Results are the JSON files that eval -o and bench -o write. They merge by model, format
     and chip; of equal ones the newest counts. A file that cannot be used is named and left out.
 
     OUT gets report.html (one page that needs no network), report.md, CSV files with every figure,

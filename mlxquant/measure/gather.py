@@ -100,7 +100,7 @@ def gather(path: str | os.PathLike[str]) -> Gathered:
     ]
     if not found:
         why = f"; of {len(skipped)} JSON files none is: {_told(skipped[0])}" if skipped else ""
-        hint = "make some with mlxquant eval --json or mlxquant bench --json"
+        hint = "make some with mlxquant eval -o or mlxquant bench -o"
         raise InputError(f"{path}: no results in it{why}; {hint}")
     evals, notes = _merge_evals(one for kind, one in found if kind == "eval")
     benches = _merge((one for kind, one in found if kind == "bench"), _bench_key, _bench_rank)

@@ -17,6 +17,9 @@ from .tables import Cell, Table
 
 __all__ = ["Figure", "Section", "html"]
 
+#: characters of a cell from which on it may be broken into lines
+_LONG = 60
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -130,5 +133,7 @@ def _table(table: Table, place: int) -> Iterator[str]:
 
 
 def _cell(cell: Cell, side: str) -> str:
+    if len(cell.shown) > _LONG:
+        side = ' class="long"'
     key = "" if cell.sort is None else f' data-sort="{escape(str(cell.sort))}"'
     return f"<td{side}{key}>{escape(cell.shown)}</td>"

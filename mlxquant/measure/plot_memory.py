@@ -121,7 +121,7 @@ def _scales(axes: Axes, chip: str, lines: list[Line]) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-    axes.set_title(chip, fontweight="bold")
+    axes.set_title(plain(chip, 52), fontweight="bold")
     axes.set_xlabel("length (tokens in the cache)")
     axes.set_ylabel(f"peak memory ({unit})")
     for name in _names(lines):

@@ -65,9 +65,9 @@ def quality(records: Iterable[Record], measure: str | None = None) -> Plot | Non
         figure, grid = panel_grid(len(shown), 7.2, 4.8)
         for axes, (panel, members) in zip(grid, shown.items(), strict=True):
             _scales(axes, members, measure)
-            title = plain(panel.base, 40)
+            title = plain(panel.base, 52)
             if len(shown) > 1:
-                title += f" on {plain(panel.text, 28)}, {panel.style} windows of {panel.length}"
+                title += f"\non {plain(panel.text, 28)}, {panel.style} windows of {panel.length}"
             axes.set_title(title, fontweight="bold", pad=8)
         settle(figure)
         for axes, (panel, members) in zip(grid, shown.items(), strict=True):
@@ -177,18 +177,37 @@ def _draw(axes: Axes, members: list[Record], measure: str, styles: dict[str, Sty
     if measure == "perplexity" and references:
         axes.axhline(references[0]["perplexity"]["value"], color=GREY, lw=1.2, ls=":", zorder=1)
         handles.append(Line2D([], [], color=GREY, lw=1.2, ls=":", label="reference"))
-    boxes = []
-    if len(handles) > 1:
-        legend = axes.legend(handles=handles, loc="upper right")
-        legend.set_zorder(7)
-        boxes.append(Box(*legend.get_window_extent().extents))
+    lines = _segments(axes, steps)
+    boxes = [_legend(axes, handles, points, lines)] if len(handles) > 1 else []
     labels = [
         Label(*point, plain(record["model"]["format"], 28), place in best)
         for place, (point, record) in enumerate(zip(points, members, strict=True))
     ]
-    place_labels(axes, labels, boxes, _segments(axes, steps))
+    place_labels(axes, labels, boxes, lines)
     names = unlike(members)
     return [names[place] for place in best]
+
+
+def _legend(
+    axes: Axes,
+    handles: list[Any],
+    points: list[tuple[float, float]],
+    lines: list[tuple[float, ...]],
+) -> Box:
+    """The legend in the first corner where it covers nothing; below the front nothing ever is.
+
+    Returns:
+        The room that it takes, in pixels.
+    """
+    pixels = [tuple(axes.transData.transform(point)) for point in points]
+    for corner in ("upper right", "lower left", "center right", "upper right"):
+        legend = axes.legend(handles=handles, loc=corner)
+        box = Box(*legend.get_window_extent().extents)
+        covers = any(box.holds(*pixel) for pixel in pixels)
+        if not covers and not any(box.crossed(*line) for line in lines):
+            break
+    legend.set_zorder(7)
+    return box
 
 
 def _mark(axes: Axes, x: float, y: float, one: dict[str, Any], look: Style, on: bool) -> None:

@@ -58,8 +58,8 @@ def speed(found: Iterable[Measured]) -> Plot | None:
     caption = (
         "Bar: measured, with the quartiles of the runs, hatched where the machine throttled. "
         "Outline: what the memory bandwidth allows. Behind it: the share that is reached. "
-        f"Prompt {record['prompt']:,}, context {record['context']:,}, batch {record['batch']:,} "
-        "tokens, or the smallest that was measured."
+        f"Batch {record['batch']:,}, context {record['context']:,} and prompt "
+        f"{record['prompt']:,} tokens, or the smallest that were measured."
     )
     if len(rows) > len(shown):
         caption += f" {len(rows) - len(shown)} more models are in the table."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,7 +36,10 @@ QUALITY = {
 }
 
 _MODEL = ("model", "format", "tool", "method")
-_SOFTWARE = ("mlxquant", "mlx", "mlx-lm", "python", "commit")
+_SOFTWARE = ("mlxquant", "mlx", "mlx-lm", "python")
+
+#: characters of notes that are shown
+_NOTES = 1000
 
 
 def quality_table(records: Iterable[Record], measures: Sequence[str] = tuple(QUALITY)) -> str:
@@ -185,7 +189,7 @@ def speed(found: Iterable[Measured]) -> Table:
             percent(record["share"]),
             size(record["peak_memory"]),
             EMPTY if energy is None else Cell(number(energy), energy),
-            text(_remarks(one) or None),
+            text(_remarks(one), _NOTES),
         ]
         rows.append(((*key, settings), row))
     rows.sort(key=lambda row: row[0])
@@ -220,7 +224,7 @@ def machines(files: dict[str, dict[str, Any]]) -> Table:
         Column("bandwidth"),
         *(Column(title, right=False) for title in ("system", "power", "thermal")),
         Column("load"),
-        *(Column(name, right=False) for name in (*_SOFTWARE, "notes")),
+        *(Column(name, right=False) for name in (*_SOFTWARE, "commit", "notes")),
     ]
     rows = []
     for name, document in files.items():
@@ -235,14 +239,20 @@ def machines(files: dict[str, dict[str, Any]]) -> Table:
                 _memory(machine["memory_bytes"]),
                 _bandwidth(bandwidth) if bandwidth else EMPTY,
                 text(machine["system"]),
-                text(", ".join(filter(None, power)) or None),
+                text(", ".join(filter(None, power))),
                 text(conditions["thermal"]),
                 EMPTY if load is None else Cell(number(load, 2), load),
                 *(text(document["software"][software]) for software in _SOFTWARE),
-                text("; ".join(conditions["notes"]) or None),
+                text(_commit(document["software"]["commit"])),
+                text("; ".join(conditions["notes"]), _NOTES),
             ]
         )
     return Table.of("Machines", columns, rows)
+
+
+def _commit(found: str | None) -> str | None:
+    """A commit as git abbreviates it, with what stands behind its hexadecimal digits."""
+    return found and re.sub(r"^([0-9a-f]{10})[0-9a-f]+", r"\1", found)
 
 
 def _memory(found: int) -> Cell:

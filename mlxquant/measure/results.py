@@ -180,11 +180,10 @@ _EVAL = Object(
             ),
             "KL divergence from the reference, nats a token",
         ),
-        "top1": Field(
-            Nullable(_AGREEMENT), "share of tokens whose likeliest is the reference's likeliest"
-        ),
+        "top1": Field(Nullable(_AGREEMENT), "share of tokens where both expect the same one most"),
         "top5": Field(
-            Nullable(_AGREEMENT), "share of tokens whose five likeliest have the reference's first"
+            Nullable(_AGREEMENT),
+            "of the reference's five likeliest tokens, the share among the model's five",
         ),
         "seconds": Field(Number(), "wall time"),
     },

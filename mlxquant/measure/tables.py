@@ -118,9 +118,9 @@ def plain(value: Any, limit: int = 80) -> str:
     return shown if len(shown) <= limit else f"{shown[:half]}…{shown[-(limit - half - 1) :]}"
 
 
-def text(value: Any) -> Cell:
-    """A cell of text; empty for None."""
-    return EMPTY if value is None else Cell(plain(value), plain(value).casefold())
+def text(value: Any, limit: int = 80) -> Cell:
+    """A cell of text; empty for None and for no text."""
+    return Cell(plain(value, limit), plain(value, limit).casefold()) if value else EMPTY
 
 
 def number(value: float, digits: int = 3) -> str:

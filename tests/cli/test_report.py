@@ -58,7 +58,7 @@ def test_as_json(source: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
     ("arguments", "words"),
     [
         (["none"], "none: there is no such file or folder"),
-        (["empty"], "empty: no results in it; make some with mlxquant eval --json"),
+        (["empty"], "empty: no results in it; make some with mlxquant eval -o"),
         (["results", "-o", "results"], "results: exists; choose another folder, or --force"),
         (["results", "-o", "a/b"], "does not exist; create it first"),
         (["results/config.json"], "of 1 JSON files none is: config.json: format: not a file of"),

@@ -124,6 +124,17 @@ def test_labels_keep_off_each_other_the_points_and_the_legend(crowd: plots.Plot)
         assert not any(box.holds(*point) for point in points)
 
 
+def test_the_legend_keeps_off_the_front() -> None:
+    plot = drawn(plots.quality([eval_record(4.5), eval_record(8.5)]))
+    axes = plot.figure.axes[0]
+    legend = Box(*axes.get_legend().get_window_extent().extents)
+    (front,) = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+    corners = axes.transData.transform(front.get_xydata())
+    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
+        assert not legend.crossed(x0, y0, x1, y0)
+        assert not legend.crossed(x1, y0, x1, y1)
+
+
 def test_every_interval_is_drawn(crowd: plots.Plot) -> None:
     axes = crowd.figure.axes[0]
     bars = {
@@ -162,8 +173,8 @@ def test_texts_have_panels_of_their_own() -> None:
     plot = drawn(plots.quality([*evals(), *evals(**other)]))
     panels = [axes.get_title(loc="left") for axes in plot.figure.axes]
     assert panels == [
-        "books-7m on eval.txt, mlx-lm windows of 512",
-        "books-7m on other.txt, mlx-lm windows of 512",
+        "books-7m\non eval.txt, mlx-lm windows of 512",
+        "books-7m\non other.txt, mlx-lm windows of 512",
     ]
     assert "On the Pareto front on other.txt: Q2_K" in plot.caption
 
