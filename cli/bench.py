@@ -20,6 +20,7 @@ class _Bench(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take `compare` for the command and everything else for MODEL."""
         ctx.meta[__name__] = args[:1] == ["compare"]
+        ctx.allow_interspersed_args = not ctx.meta[__name__]  # options behind MODEL
         return super().parse_args(ctx, args)
 
     def resolve_command(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mlxquant.assets import BUNDLED_MODEL
 from mlxquant.measure import bandwidth, results
 
 FAST = ("--prompt-lengths", "4", "--generate", "3", "--repeat", "2", "--warmup", "0")
@@ -44,7 +45,8 @@ def test_a_table_and_a_file(run: Callable[..., Any], tmp_path: Path) -> None:
 
 
 def test_json_alone(run: Callable[..., Any]) -> None:
-    done = run("bench", *FAST, "--json")
+    """With MODEL before its options."""
+    done = run("bench", BUNDLED_MODEL, *FAST, "--json")
     assert done.status == 0
     document = json.loads(done.out)
     results.validate(document)
