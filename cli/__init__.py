@@ -18,7 +18,18 @@ from ..errors import MlxquantError
 
 __all__ = ["main"]
 
-COMMANDS = ("quantize", "chat", "generate", "inspect", "bench", "report", "import", "export")
+COMMANDS = (
+    "quantize",
+    "chat",
+    "generate",
+    "inspect",
+    "recommend",
+    "eval",
+    "bench",
+    "report",
+    "import",
+    "export",
+)
 
 #: commands whose names no module can have
 _MODULES = {"import": "import_gguf"}

@@ -26,7 +26,7 @@ from ..formats.base import Array
 from ..formats.floats import to_float32
 from .windows import Windows
 
-__all__ = ["CHUNK", "Blame", "Logits", "each_window"]
+__all__ = ["CHUNK", "Blame", "Logits", "NotFinite", "each_window"]
 
 Float64 = NDArray[np.float64]
 T = TypeVar("T")
@@ -46,6 +46,14 @@ BATCH = 8
 _DTYPES = {mx.bfloat16: "BF16", mx.float16: "F16", mx.float32: "F32"}
 
 _THREADS = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="measure")
+
+
+class NotFinite(Exception):
+    """Logits that are no finite numbers; `refuse` raises the error that says whose, and where."""
+
+    def __init__(self, refuse: Callable[[], None]) -> None:
+        super().__init__()
+        self.refuse = refuse
 
 
 @dataclass(frozen=True)
@@ -73,14 +81,14 @@ class Logits:
         return int(self.stored.shape[1])
 
     def rows(self, begin: int, end: int) -> Float64:
-        """Rows [begin, end) as float64 [n, vocabulary], all finite, a copy.
+        """Rows [begin, end) as float64 [n, vocabulary], all finite, a copy; to be used in `each`.
 
         Raises:
-            ModelError: a NaN or an infinity.
+            NotFinite: a NaN or an infinity.
         """
         rows = to_float32(self.stored[begin:end], self.dtype)
         if not np.isfinite(rows).all():
-            self.refuse()
+            raise NotFinite(self.refuse)
         return rows.astype(np.float64)
 
     @property
@@ -89,14 +97,23 @@ class Logits:
         return max(1, CHUNK // self.vocabulary)
 
     def each(self, work: Callable[[int, int, Float64], T], step: int | None = None) -> list[T]:
-        """`work(begin, end, rows)` for all rows, `step` at a time, on threads; in order."""
+        """`work(begin, end, rows)` for all rows, `step` at a time, on threads; in order.
+
+        Raises:
+            ModelError: a NaN or an infinity.
+        """
         rows = self.step if step is None else step
 
         def one(begin: int) -> T:
             end = min(begin + rows, self.scored)
             return work(begin, end, self.rows(begin, end))
 
-        return list(_THREADS.map(one, range(0, self.scored, rows)))
+        try:
+            return list(_THREADS.map(one, range(0, self.scored, rows)))
+        except NotFinite as found:
+            # Whom to blame is asked here: threads that end with the process must not use MLX.
+            found.refuse()
+            raise
 
 
 def each_window(
