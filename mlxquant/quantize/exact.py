@@ -43,7 +43,7 @@ __all__ = ["PACKED_KINDS", "ImportRequest", "plan_exact", "stored_tensors"]
 #: modules that run from wire bytes (run/linear.py)
 PACKED_KINDS = ("Linear", "Embedding", "SwitchLinear")
 
-#: bytes of blocks whose scales, or of numbers that, are looked at in one go
+#: bytes looked at in one go
 _CHUNK = 4 << 20
 
 #: what config.json calls the types that a folder computes in
