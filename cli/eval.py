@@ -25,9 +25,6 @@ STYLES = ("mlx-lm", "llama.cpp")
 #: what the bundled model and text are called
 BUNDLED = "bundled"
 
-#: windows of --layers where nobody says
-LAYER_WINDOWS = 4
-
 
 @click.command("eval", short_help="Measure what quantization did to a model.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")

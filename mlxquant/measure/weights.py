@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..models.mlx_lm import SourceModel
     from ..quantize.policy import Item
 
-__all__ = ["WeightError", "weight_errors"]
+__all__ = ["Floats", "WeightError", "weight_errors"]
 
 #: weights that a thread compares at a time
 CHUNK = 1 << 18
@@ -76,7 +76,7 @@ def weight_errors(
     """
     from ..models.mlx_lm import resolve_model
 
-    before, after = _Floats(resolve_model(original)), _Floats(resolve_model(quantized))
+    before, after = Floats(resolve_model(original)), Floats(resolve_model(quantized))
     if set(before.items) != set(after.items):
         odd = sorted(set(before.items) ^ set(after.items))
         raise ModelError(f"{quantized.path} is another model than {original.path}: {odd[0]!r}")
@@ -137,13 +137,22 @@ def _pieces(item: Item) -> Iterator[tuple[int, int]]:
         yield begin, min(begin + step, rows)
 
 
-class _Floats:
-    """A model's weights as float32 rows, whatever they are stored as."""
+class Floats:
+    """A model's weights as float32 rows, whatever they are stored as.
 
-    def __init__(self, source: SourceModel) -> None:
+    Args:
+        source: the model.
+        dtype: what packed weights are decoded in: `float32` for what scale · code + bias is; None
+            for the type of their scales, which is what MLX's dequantize gives.
+
+    Attributes:
+        items: by name, in the model's order.
+    """
+
+    def __init__(self, source: SourceModel, dtype: str | None = None) -> None:
         self._source = source
         packed = any(module.quantized for module in source.modules.values())
-        plan = make_plan(source, Request(dequantize=True) if packed else Request())
+        plan = make_plan(source, Request(dequantize=packed, dtype=dtype))
         self.items: dict[str, Item] = {item.name: item for item in plan.items}
 
     def rows(self, item: Item, begin: int, end: int) -> Array:
