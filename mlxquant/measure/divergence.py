@@ -195,7 +195,9 @@ class _Compared(NamedTuple):
     top5: Float64
 
 
-def _compared(logits: Logits, theirs: ReferenceWindow, targets: NDArray[np.int32]) -> Any:
+def _compared(
+    logits: Logits, theirs: ReferenceWindow, targets: NDArray[np.int32]
+) -> Iterator[_Compared]:
     """`_Compared` of each part of a window."""
 
     def work(begin: int, end: int, rows: Float64) -> _Compared:

@@ -92,9 +92,8 @@ def measure_perplexity(
 
 def window_losses(logits: Logits, targets: Ids) -> Float64:
     """Losses [scored] of one window."""
-    return np.concatenate(
-        logits.each(lambda begin, end, rows: token_losses(rows, targets[begin:end]))
-    )
+    parts = logits.each(lambda begin, end, rows: token_losses(rows, targets[begin:end]))
+    return np.concatenate(list(parts))
 
 
 def token_losses(logits: Float64, targets: Ids, sums: Float64 | None = None) -> Float64:

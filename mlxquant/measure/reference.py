@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import FileFormatError, OutputError, RequestError
 from ..files.atomic import sync_folder, write_at
@@ -36,7 +37,7 @@ from ..save.partial import write_error
 from .condense import Condensed, condense, decode, encode
 from .divergence import ReferenceWindow
 from .perplexity import Progress
-from .scoring import Blame, each_window
+from .scoring import Blame, Logits, each_window
 from .windows import Windows
 
 __all__ = ["TAIL", "ReferenceFile", "open_reference", "write_reference"]
@@ -173,16 +174,13 @@ def write_reference(
                 model, windows, start=done, batch=batch, blame=blame, name="the reference"
             )
             for i, logits in enumerate(scored, done):
-                targets = windows.targets[i]
                 if not offset:
                     made = {**head, "vocabulary": logits.vocabulary, "rows": logits.step}
                     data = _head(made) + np.ascontiguousarray(windows.tokens, "<i4").tobytes()
                     offset = _append(handle, data, offset)
-                parts = logits.each(
-                    lambda a, b, rows, targets=targets: encode(condense(rows, targets[a:b], tail))  # type: ignore[misc]
-                )
+                for payload in _payloads(logits, windows.targets[i], tail):
+                    offset = _append(handle, _record(payload), offset)
                 del logits
-                offset = _append(handle, b"".join(map(_record, parts)), offset)
                 if progress:
                     progress(i + 1, windows.count)
             os.fsync(handle)
@@ -320,6 +318,15 @@ def _finished(
             break
         whole = i + 1
     return whole, found.offsets[whole * records]
+
+
+def _payloads(logits: Logits, targets: NDArray[np.int32], tail: float) -> Iterator[bytes]:
+    """The predictions of a window, as many together as `Logits.each` works on."""
+
+    def work(begin: int, end: int, rows: NDArray[np.float64]) -> bytes:
+        return encode(condense(rows, targets[begin:end], tail))
+
+    return logits.each(work)
 
 
 def _records(scored: int, rows: int) -> int:

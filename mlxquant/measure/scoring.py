@@ -96,7 +96,7 @@ class Logits:
         """Rows that are worked on at a time: CHUNK numbers, or one row."""
         return max(1, CHUNK // self.vocabulary)
 
-    def each(self, work: Callable[[int, int, Float64], T], step: int | None = None) -> list[T]:
+    def each(self, work: Callable[[int, int, Float64], T], step: int | None = None) -> Iterator[T]:
         """`work(begin, end, rows)` for all rows, `step` at a time, on threads; in order.
 
         Raises:
@@ -109,7 +109,7 @@ class Logits:
             return work(begin, end, self.rows(begin, end))
 
         try:
-            return list(_THREADS.map(one, range(0, self.scored, rows)))
+            yield from _THREADS.map(one, range(0, self.scored, rows))
         except NotFinite as found:
             # Whom to blame is asked here: threads that end with the process must not use MLX.
             found.refuse()

@@ -29,7 +29,6 @@ __all__ = [
     "like_llama_cpp",
     "like_mlx_lm",
     "tokenize",
-    "vocabulary_fingerprint",
 ]
 
 Tokens = NDArray[np.int32]
@@ -229,12 +228,3 @@ def tokenize(tokenizer: Any, text: str) -> Tokens:
     ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)
     bos = added_bos(tokenizer)
     return np.array(ids if bos is None else [bos, *ids], dtype=np.int32)
-
-
-def vocabulary_fingerprint(tokenizer: Any) -> str:
-    """16 hexadecimal digits that tokenizers with the same ids for the same pieces share."""
-    pieces = sorted((int(i), str(piece)) for piece, i in tokenizer.get_vocab().items())
-    digest = hashlib.sha256()
-    for i, piece in pieces:
-        digest.update(f"{i}\0{piece}\0".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:16]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxquant import RequestError, load, quantize
+from mlxquant import RequestError, load
 from mlxquant.measure.windows import (
     Windows,
     added_bos,
@@ -16,7 +16,6 @@ from mlxquant.measure.windows import (
     like_llama_cpp,
     like_mlx_lm,
     tokenize,
-    vocabulary_fingerprint,
 )
 
 
@@ -99,12 +98,3 @@ def test_the_bundled_tokenizer(bundled: Path, caplog: pytest.LogCaptureFixture) 
     assert tokenize(tokenizer, text).tolist() == tokenizer.encode(text, add_special_tokens=False)
     with pytest.raises(RequestError, match="the text is empty"):
         tokenize(tokenizer, "")
-
-
-def test_vocabulary_fingerprint(bundled: Path, tmp_path: Path) -> None:
-    _, tokenizer = load(bundled)
-    expected = vocabulary_fingerprint(tokenizer)
-    quantize(bundled, tmp_path / "small", bits=4)
-    assert vocabulary_fingerprint(load(tmp_path / "small")[1]) == expected
-    tokenizer.add_tokens(["zyzzyva"])
-    assert vocabulary_fingerprint(tokenizer) != expected
