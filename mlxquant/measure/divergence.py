@@ -179,7 +179,6 @@ def measure_divergence(
         parts = _compared(logits, theirs, windows.targets[i])
         for column, values in zip(columns, zip(*parts, strict=True), strict=True):
             column[i] = np.concatenate(values)
-        del theirs, logits
         if progress:
             progress(i + 1, windows.count)
     return Divergence(windows, **columns._asdict())
@@ -267,7 +266,6 @@ class LiveReference:
         )
         for i, window in enumerate(logits):
             yield _LiveWindow(window, self.windows.targets[i])
-            del window
 
 
 @dataclass(frozen=True)

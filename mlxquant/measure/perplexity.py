@@ -84,7 +84,6 @@ def measure_perplexity(
     losses = np.empty((windows.count, windows.scored), np.float64)
     for i, logits in enumerate(each_window(model, windows, batch=batch, blame=blame)):
         losses[i] = window_losses(logits, windows.targets[i])
-        del logits
         if progress:
             progress(i + 1, windows.count)
     return Perplexity(windows, losses)

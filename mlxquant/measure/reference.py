@@ -180,7 +180,6 @@ def write_reference(
                     offset = _append(handle, data, offset)
                 for payload in _payloads(logits, windows.targets[i], tail):
                     offset = _append(handle, _record(payload), offset)
-                del logits
                 if progress:
                     progress(i + 1, windows.count)
             os.fsync(handle)

@@ -5,8 +5,7 @@
                                                      └─ some rows ──▶ float64 [n, vocabulary]
 
 While one batch is scored in NumPy, on threads, MLX computes the next. In memory are the logits of
-a batch, those of the next if they are small, and a few arrays of CHUNK numbers a thread. A caller
-that keeps a `Logits` keeps its batch.
+a batch, those of the next if they are small, and a few arrays of CHUNK numbers a thread.
 """
 
 from __future__ import annotations
@@ -56,9 +55,9 @@ class NotFinite(Exception):
         self.refuse = refuse
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Logits:
-    """One window's logits where they predict scored tokens.
+    """One window's logits where they predict scored tokens, until the next window is asked for.
 
     Attributes:
         stored: [scored, vocabulary] in the element type of the model (bfloat16 as uint16).
@@ -90,6 +89,10 @@ class Logits:
         if not np.isfinite(rows).all():
             raise NotFinite(self.refuse)
         return rows.astype(np.float64)
+
+    def release(self) -> None:
+        """Let go of the memory, whoever still holds this object (`enumerate` and `zip` do)."""
+        self.stored = self.stored[:0].copy()
 
     @property
     def step(self) -> int:
@@ -154,7 +157,9 @@ def each_window(
         del logits
         for i in range(len(stored)):
             refuse = _refusal(name, windows, begin + i, blame)
-            yield Logits(stored[i, windows.predictions], dtype, refuse)
+            window = Logits(stored[i, windows.predictions], dtype, refuse)
+            yield window
+            window.release()
         del stored
 
 

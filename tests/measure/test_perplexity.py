@@ -80,6 +80,24 @@ def test_batches_change_nothing(
     assert sizes == expected.get(batch, [10])
 
 
+def test_large_logits_are_gone_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a model is called, nothing of what it made before is in memory; small logits may be."""
+    model = TableModel(random_table(500, seed=6))
+    windows = cut(np.arange(1000) % 500, 100)
+    one = 99 * 500 * 4
+    for limit, alive in ((1, 0), (one, 1)):
+        seen: list[int] = []
+
+        def watched(tokens: mx.array, seen: list[int] = seen) -> mx.array:
+            seen.append(mx.get_active_memory())
+            return model(tokens)
+
+        monkeypatch.setattr(scoring, "BATCH_BYTES", limit)
+        measure_perplexity(watched, windows, batch=1)
+        assert len(seen) == 10
+        assert alive * one <= max(seen) - seen[0] < (alive + 0.5) * one
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_none(bad: float) -> None:
     table = random_table(16, seed=5)
