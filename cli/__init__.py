@@ -23,7 +23,6 @@ COMMANDS = (
     "chat",
     "generate",
     "inspect",
-    "recommend",
     "eval",
     "bench",
     "report",

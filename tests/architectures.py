@@ -191,9 +191,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         }
     },
     "llava": {"text_config": {**COMMON, "model_type": "llama"}},
-    "mellum": {
-        "rope_parameters": dict.fromkeys(("sliding_attention", "full_attention"), _ROPE)
-    },
+    "mellum": {"rope_parameters": dict.fromkeys(("sliding_attention", "full_attention"), _ROPE)},
     "minicpm": _MINICPM,
     "minicpm3": {
         **_MINICPM,

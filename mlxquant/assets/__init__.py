@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["BUNDLED_MODEL", "BUNDLED_TEXT"]
+__all__ = ["BUNDLED_MODEL", "BUNDLED_TEXT", "RESULTS"]
 
 #: `books-7m`, a 7.3 M-parameter Llama-architecture model; its README.md is the model card
 BUNDLED_MODEL = Path(__file__).parent / "books-7m"
 
 #: English prose that the bundled model was not trained on
 BUNDLED_TEXT = Path(__file__).parent / "text" / "eval.txt"
+
+#: what was measured of the bundled model, as documents of results
+RESULTS = Path(__file__).parent / "results"

@@ -20,7 +20,7 @@ from typing import Any
 from ..assets import BUNDLED_MODEL
 from ..errors import HubError, InputError, MlxquantError, RequestError, one_line
 
-__all__ = ["ResolvedSource", "resolve"]
+__all__ = ["ResolvedSource", "local_source", "resolve"]
 
 #: the files of a hub repository that a conversion needs; weights in other formats stay there
 _WANTED = (
@@ -76,6 +76,27 @@ def resolve(
         InputError: no such folder, no such model on the hub, or not a name of either.
         HubError: the model could not be fetched.
     """
+    here = local_source(model, revision=revision)
+    if here is not None:
+        return here
+    name = str(model)
+    folder = _fetch(name, revision, trust_remote_code, progress)
+    if not any(folder.glob("model*.safetensors")):
+        raise InputError(
+            f"{name}: no model*.safetensors among its files ({folder}); mlxquant reads safetensors "
+            "weights: choose a repository that has them (or, if it does, fetch it again online)"
+        )
+    return ResolvedSource(folder, name, folder.name)
+
+
+def local_source(
+    model: str | os.PathLike[str] | None = None, *, revision: str | None = None
+) -> ResolvedSource | None:
+    """Where a model is that is no hub id; None for what is one.
+
+    Raises:
+        InputError: no such folder, and not a name of a model on the hub either.
+    """
     if model is None:
         _no_revision(revision, "the bundled model")
         return ResolvedSource(BUNDLED_MODEL, "books-7m (bundled)")
@@ -93,13 +114,7 @@ def resolve(
         raise InputError(f"{_shown(name)}: no such file")
     if isinstance(model, os.PathLike) or not _HUB_ID.fullmatch(name):
         raise InputError(f"{_shown(name)}: {_why_no_hub_id(name)}")
-    folder = _fetch(name, revision, trust_remote_code, progress)
-    if not any(folder.glob("model*.safetensors")):
-        raise InputError(
-            f"{name}: no model*.safetensors among its files ({folder}); mlxquant reads safetensors "
-            "weights: choose a repository that has them (or, if it does, fetch it again online)"
-        )
-    return ResolvedSource(folder, name, folder.name)
+    return None
 
 
 def _no_revision(revision: str | None, what: str) -> None:
