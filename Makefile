@@ -6,6 +6,8 @@ DEMO_CMD = $(PY) -m mlxquant.demo
 # tests run in this many processes; ARGS goes to pytest: make test ARGS='-k affine'
 JOBS ?= 2
 ARGS ?=
+# slow tests run in CI, or with SLOW=1
+MARKED = $(if $(SLOW)$(CI),,-m "not slow")
 
 # Without cached bytecode every process that a test starts compiles its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -20,8 +22,8 @@ help:  ## this list
 demo: .venv-run  ## quantize the bundled model to 4 bits and compare its replies
 	@$(DEMO_CMD)
 
-test: setup  ## every test; the last lines name what could not be checked
-	@$(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+test: setup  ## the tests, with SLOW=1 every one; the last lines name what could not be checked
+	@$(PY) -m pytest -n $(JOBS) --dist loadgroup $(MARKED) $(ARGS)
 
 lint: setup  ## ruff (rules and format) and mypy
 	$(PY) -m ruff check

@@ -4,16 +4,20 @@
     quantize(file, out, request)    the file that it writes
 
 A dry run looks at headers alone. A request that ggml cannot meet can make it abort the whole
-process; the tests ask for none.
+process, so it runs in one of its own, the same for every call.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import multiprocessing
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ from mlxquant.files.gguf_types import tensor_type
 from mlxquant.files.gguf_values import Value
 from mlxquant.quantize.llama_types import TypeRequest
 
-__all__ = ["Planned", "Refused", "bindings", "planned", "quantize"]
+__all__ = ["Aborted", "Planned", "Refused", "bindings", "planned", "quantize"]
 
 # "[   1/  20] output.weight - [ 256, 320, 1, 1], type = f16, size = 1.00 MiB -> 0.50 MiB (q4_K)"
 _LINE = re.compile(
@@ -35,6 +39,10 @@ _NEEDS_IMPORTANCE = "will require an imatrix"
 
 class Refused(Exception):
     """llama-quantize fails; what it says last."""
+
+
+class Aborted(Exception):
+    """ggml ended the process; why is on stderr."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ def planned(
 
     Raises:
         Refused: it would not.
+        Aborted: ggml ended the process.
     """
     said = _run(file, file.with_name("unwritten"), request, {}, overrides or {}, dry_run=True)
     types = {name: (after or before).upper() for name, before, after in _LINE.findall(said)}
@@ -81,6 +90,7 @@ def quantize(
 
     Raises:
         Refused: it does not.
+        Aborted: ggml ended the process.
     """
     _run(file, out, request, importance or {}, overrides or {}, dry_run=False)
 
@@ -94,7 +104,35 @@ def _run(
     *,
     dry_run: bool,
 ) -> str:
-    """Call it; what it says."""
+    """Call it, in the process that is for it; what it says."""
+    bindings()
+    try:
+        call = _process().submit(
+            _call, file, out, request, dict(importance), dict(overrides), dry_run
+        )
+        status, text = call.result()
+    except BrokenProcessPool as death:
+        _process.cache_clear()
+        raise Aborted(f"ggml aborted on {request}") from death
+    if status:
+        raise Refused(text.strip().splitlines()[-1])
+    return text
+
+
+@cache
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _call(
+    file: Path,
+    out: Path,
+    request: TypeRequest,
+    importance: Mapping[str, np.ndarray],
+    overrides: Mapping[str, Value],
+    dry_run: bool,
+) -> tuple[int, str]:
+    """Call it here: its status, and what it says."""
     llama = bindings()
     llama.llama_backend_init()
     params = llama.llama_model_quantize_default_params()
@@ -130,10 +168,7 @@ def _run(
         status = llama.llama_model_quantize(bytes(file), bytes(out), ctypes.byref(params))
     finally:
         llama.llama_log_set(llama._logger.llama_log_callback, None)
-    text = b"".join(said).decode()
-    if status:
-        raise Refused(text.strip().splitlines()[-1])
-    return text
+    return status, b"".join(said).decode()
 
 
 def _array(kind: Any, rows: Sequence[tuple[Any, ...]]) -> Any:

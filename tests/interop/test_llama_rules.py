@@ -70,13 +70,17 @@ def agree(
     try:
         theirs = planned(file, request, overrides)
     except Refused as refusal:
-        if "no tensor type fallback is defined" in str(refusal):
-            ours = choose_types(request, metadata, tensors, overrides)
-            assert any(choice.reason and choice.type == "F16" for choice in ours.values())
-        else:
+        if "no tensor type fallback is defined" not in str(refusal):
             assert "layer" in str(refusal)
             with pytest.raises(ModelError, match="of no layer"):
                 choose_types(request, metadata, tensors, overrides)
+            return
+        try:  # they stop at the first tensor that they can't do, whatever comes behind it
+            ours = choose_types(request, metadata, tensors, overrides)
+        except ModelError as problem:
+            assert "of no layer" in str(problem)
+        else:
+            assert any(choice.reason and choice.type == "F16" for choice in ours.values())
         return
     ours = choose_types(request, metadata, tensors, overrides)
     assert [(name, choice.type) for name, choice in ours.items()] == list(theirs.types.items())
@@ -239,7 +243,8 @@ def models(draw: st.DrawFn) -> tuple[dict[str, Value], list[Tensor]]:
     }
     if draw(st.booleans()):
         given[KEYS] = draw(st.sampled_from([0, 1, 2, 3, 8]))
-    if draw(st.booleans()):
+    # graniteswitch has a router in their place; nanbeige divides by the number of the others
+    if architecture != "graniteswitch" and layers > 1 and draw(st.booleans()):
         given["nextn_predict_layers"] = draw(st.sampled_from([0, 1]))
     shapes = st.tuples(st.sampled_from([(), (1,), (2,)]), st.sampled_from([1, 2]))
     tensors: list[Tensor] = []
