@@ -24,6 +24,7 @@ COMMANDS = (
     "generate",
     "inspect",
     "eval",
+    "recommend",
     "bench",
     "report",
     "import",

@@ -42,8 +42,8 @@ def reason(pick: Judged | None, judge: Judge, goal: str, judged: Sequence[Judged
     if pick is None:
         least = min(judged, key=lambda each: each.memory.total)
         return (
-            f"no format fits: {least.name}, the smallest, takes {size_text(least.memory.total)} "
-            f"of the {budget} that are {judge.target.limit}"
+            f"no format fits: {least.name}, the smallest, takes {size_text(least.memory.total)}, "
+            f"and there are {budget}: {judge.target.limit}"
         )
     loss = f"{loss_text(pick)} nats a token, {_said(pick)}"
     takes = f"it takes {size_text(pick.memory.total)} of {budget}"
@@ -86,24 +86,29 @@ def hints(
     longest = longest_context(judge, smallest.candidate, judge.context)
     if longest:
         yield f"a smaller context: {smallest.name} has room for {longest:,} tokens (--context)"
-    if judge.kv_bits is None and judge.footprint.cache.quantizable:
-        for bits in (8, 4):
-            best = _best(judge, judged, kv_bits=bits)
-            if best is not None:
-                yield f"a quantized cache: with --kv-bits {bits}, {best.name} fits"
-                break
-    best = _best(judge, judged, prefill=_SHORT_PASS)
-    if best is not None:
-        yield (
-            f"a prompt in smaller parts: {best.name} fits with `mlxquant chat "
-            f"--prefill-step-size {_SHORT_PASS}`"
-        )
+    yield from _other_options(judge, judged)
     yield from _more_memory(judge, smallest)
     spare = judge.target.budget - (smallest.memory.total - smallest.memory.weights)
     if spare > 0:
         share = spare / smallest.memory.weights
         size = share * judge.footprint.parameters * smallest.candidate.bits_per_weight / 4.5
         yield f"a smaller model: one of {_count(size)} parameters fits in 4 bits"
+
+
+def _other_options(judge: Judge, judged: Sequence[Judged]) -> Iterator[str]:
+    """Options of `mlxquant chat` with which something fits, the mildest."""
+    quantized = judge.kv_bits is None and judge.footprint.cache.quantizable
+    for bits, prefill in ((None, _SHORT_PASS), (8, None), (8, _SHORT_PASS), (4, _SHORT_PASS)):
+        if bits and not quantized:
+            continue
+        changes = {"kv_bits": bits, "prefill": prefill}
+        best = _best(judge, judged, **{name: n for name, n in changes.items() if n})
+        if best is not None:
+            words = [f"--kv-bits {bits}"] * bool(bits)
+            words += [f"--prefill-step-size {prefill}"] * bool(prefill)
+            what = "a cache in fewer bits" if bits else "a prompt in smaller parts"
+            yield f"{what}: {best.name} fits with `mlxquant chat {' '.join(words)}`"
+            return
 
 
 def _best(judge: Judge, judged: Sequence[Judged], **changes: int) -> Judged | None:
@@ -127,7 +132,5 @@ def _more_memory(judge: Judge, smallest: Judged) -> Iterator[str]:
 
 
 def _count(weights: float) -> str:
-    for unit, size in (("billion", 1e9), ("million", 1e6)):
-        if weights >= size:
-            return f"{weights / size:.2g} {unit}"
-    return f"{weights:.0f}"
+    value, unit = (weights / 1e9, "billion") if weights >= 1e9 else (weights / 1e6, "million")
+    return f"{value:.{1 if value < 10 else 0}f} {unit}"

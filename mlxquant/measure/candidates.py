@@ -135,9 +135,12 @@ def as_it_is(footprint: Footprint) -> Candidate:
         if packed and last in ("scales", "biases"):
             beside[f"{path}.weight"] += node.nbytes
             continue
-        shape = module.shape if module is not None and last == "weight" else node.shape
-        stored = blocks.get(name, node)
-        label = stored.dtype if name in blocks else (module.quantized if packed and module else "")
+        shape, label, stored = node.shape, "", node
+        if module is not None and last == "weight":
+            shape, label = module.shape, module.quantized or ""
+        if name in blocks:
+            stored = blocks[name]
+            label = stored.dtype
         if label:
             formats[label] += math.prod(shape)
         else:

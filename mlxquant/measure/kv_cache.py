@@ -96,9 +96,10 @@ class CacheShape:
             if layer.window is not None
         )
 
-    def growing(self, context: int, itemsize: int) -> int:
+    def growing(self, context: int, itemsize: int, bits: int | None = None) -> int:
         """Bytes of the largest layer's cache, of which there are two while it grows."""
-        return itemsize * max((e.tokens(context) * e.width for e in self.layers), default=0)
+        most = max((each.tokens(context) * each.width for each in self.layers), default=0)
+        return math.ceil(most * self._per_number(itemsize, bits))
 
     def _per_number(self, itemsize: int, bits: int | None) -> float:
         """Bytes a number."""

@@ -122,7 +122,7 @@ class Footprint:
         chunk = min(prefill, context)
         working = _LAYERS_ALIVE[device] * self._layer_width * chunk * itemsize
         working += _SCORES_ALIVE[device] * self._scores(context, chunk, itemsize, kv_bits, device)
-        working += self.cache.growing(context, itemsize)
+        working += self.cache.growing(context, itemsize, kv_bits)
         working += self.cache.overhang(context, chunk, itemsize)
         cache = self.cache.bytes(context, itemsize, kv_bits)
         return Memory(weights, cache, math.ceil(working))

@@ -51,6 +51,12 @@ def test_help_of_a_command_that_computes(command: str) -> None:
     assert imported(command, "--help") & HEAVY == set()
 
 
+@pytest.mark.parametrize("args", [[], ["--gguf"], ["--machine", "phone", "--json"]], ids=" ".join)
+def test_recommend_needs_numpy_and_no_more(args: list[str]) -> None:
+    assert imported("recommend", *args) & (HEAVY | {"numpy"}) == {"numpy"}
+    assert imported("recommend", "--help") & (HEAVY | {"numpy"}) == set()
+
+
 def test_verify_needs_numpy_and_no_more() -> None:
     assert imported("inspect", "--verify") & (HEAVY | {"numpy"}) == {"numpy"}
 

@@ -1,0 +1,126 @@
+"""How much longer does `mlxquant eval` take than the forward passes that it cannot do without?
+
+    python benchmarks/eval.py --repeat 3 --out benchmarks/results/eval.json
+    python benchmarks/eval.py --windows 16 --repeat 5        # a part of the text
+
+The bundled model in 4 bits against itself as it is, on the bundled text, windows of 512. Measured
+in turn, as processes of their own:
+
+    forward   both models over the windows, 8 at a time, logits computed and thrown away; the time
+              is that of these passes alone, without imports and loading
+    eval      `mlxquant eval 4bit --reference bundled`, the whole process from start to exit
+
+Prints a table on stderr, writes JSON, and exits 1 where a limit is exceeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from convert import PROGRAMS, commit, machine, median, note, run
+
+from mlxquant.assets import BUNDLED_MODEL
+
+#: name → (limit, what is measured); every figure must be at most its limit
+LIMITS = {
+    "wall_ratio": (1.3, "wall time of eval / of the two forward passes alone"),
+    "peak_bytes": (1e9, "peak resident memory of eval, bytes"),
+}
+
+FORWARD = """
+import json, os, sys, time
+import mlx.core as mx
+from mlxquant.measure.session import usual_dtype
+from mlxquant.measure.text import Cutting, read_text
+from mlxquant.run.model import load
+text, most, target = read_text(), int(sys.argv[1]) or None, sys.argv[2]
+wall = cpu = 0.0
+for path in sys.argv[3:]:
+    model, tokenizer = load(path, dtype=usual_dtype())
+    windows = Cutting(most=most).windows(tokenizer, text)
+    began, busy = time.perf_counter(), sum(os.times()[:2])
+    for begin in range(0, windows.count, 8):
+        mx.eval(model(mx.array(windows.inputs[begin : begin + 8])))
+    wall += time.perf_counter() - began
+    cpu += sum(os.times()[:2]) - busy
+with open(target, "w") as file:
+    json.dump({"wall": wall, "cpu": cpu, "windows": windows.count}, file)
+"""
+
+
+def forward(scratch: Path, small: Path, windows: int) -> dict[str, float]:
+    """The two forward passes alone."""
+    target = scratch / "forward.json"
+    found = run(
+        sys.executable, "-c", FORWARD, str(windows), target, BUNDLED_MODEL, small, cwd=scratch
+    )
+    passes: dict[str, float] = json.loads(target.read_text())
+    return {**passes, "process": found["wall"], "peak": found["peak"]}
+
+
+def evaluate(scratch: Path, small: Path, windows: int) -> dict[str, float]:
+    """The whole evaluation."""
+    command: list[str | Path] = [PROGRAMS / "mlxquant", "eval", small, "--reference", BUNDLED_MODEL]
+    return run(*command, *(["--windows", str(windows)] if windows else []), cwd=scratch)
+
+
+def main() -> int:
+    """Measure, report, and exit with 1 where a limit is exceeded."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--windows", type=int, default=0, help="so many at most (default: all)")
+    parser.add_argument("--repeat", type=int, default=3, help="turns of each (default 3)")
+    parser.add_argument("--out", type=Path, help="JSON file to write (default: stdout)")
+    options = parser.parse_args()
+    report: dict[str, Any] = {
+        "question": "How much longer does eval take than the two forward passes alone?",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("mlxquant", "mlx", "mlx-lm", "numpy")},
+        "repeat": options.repeat,
+    }
+    runs: dict[str, list[dict[str, float]]] = {"forward": [], "eval": []}
+    with tempfile.TemporaryDirectory(prefix="mlxquant-benchmark-") as name:
+        scratch = Path(name)
+        small = scratch / "books-7m-4bit"
+        run(PROGRAMS / "mlxquant", "quantize", "-o", small, "--bits", "4", cwd=scratch)
+        turns = [("forward", forward), ("eval", evaluate)]
+        for number in range(options.repeat):
+            # who goes first changes, so that a machine that heats up or cools down harms neither
+            for what, measure in turns if number % 2 == 0 else reversed(turns):
+                found = measure(scratch, small, options.windows)
+                runs[what].append(found)
+                note(f"  {what:8}{found['wall']:8.1f} s {found['cpu']:8.1f} s of CPU")
+    report |= {what: median(measured) for what, measured in runs.items()}
+    pairs = list(zip(runs["eval"], runs["forward"], strict=True))
+    for kind in ("wall", "cpu"):
+        report[f"{kind}_ratio"] = statistics.median(a[kind] / b[kind] for a, b in pairs)
+    report["peak_bytes"] = report["eval"]["peak"]
+    report["checks"] = [
+        {"name": key, "what": what, "value": report[key], "limit": limit}
+        | {"passed": report[key] <= limit}
+        for key, (limit, what) in LIMITS.items()
+    ]
+    for check in report["checks"]:
+        verdict = "ok  " if check["passed"] else "OVER"
+        note(f"{verdict} {check['value']:.4g} (limit {check['limit']:g})  {check['what']}")
+    text = json.dumps(report, indent=1) + "\n"
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+    return 0 if all(check["passed"] for check in report["checks"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
