@@ -24,14 +24,13 @@ import numpy as np
 
 from ..errors import FileFormatError, ModelError, OutputError, RequestError, one_line
 from ..load.checkpoint import Checkpoint
-from ..run.model import load_checkpoint
 from .blame import first_non_finite
 from .describe import describe
 from .divergence import Divergence, measure_divergence
 from .fingerprint import fingerprint
 from .perplexity import Perplexity, measure_perplexity
 from .reference import ReferenceFile, open_reference, write_reference
-from .session import free, settled, usual_dtype
+from .session import free, load_to_measure, settled, usual_dtype
 from .statistics import Estimate
 from .text import STYLES, Cutting, Text
 from .windows import Windows
@@ -184,7 +183,7 @@ class _Run:
     def loaded(self, model: Checkpoint, subject: dict[str, Any]) -> tuple[Any, Windows]:
         """A model, and its windows; the fingerprint is filled in where headers do not tell."""
         self.progress(f"loading {subject['name']}", 0, 0)
-        loaded, tokenizer = load_checkpoint(model, dtype=self.dtype)
+        loaded, tokenizer = load_to_measure(model, self.dtype)
         if subject["tokenizer"] is None:
             pieces = {int(i): str(piece) for piece, i in tokenizer.get_vocab().items()}
             subject["tokenizer"] = fingerprint(pieces)

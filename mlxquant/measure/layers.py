@@ -25,13 +25,12 @@ import numpy as np
 from ..errors import ModelError, RequestError, one_line
 from ..load.checkpoint import Checkpoint
 from ..models.mlx_lm import resolve_model
-from ..run.model import load_checkpoint
 from .blame import first_non_finite
 from .describe import describe
 from .divergence import Divergence, measure_divergence
 from .reference import ReferenceFile, write_reference
 from .replaced import can_replace, replaced
-from .session import free, settled, usual_dtype
+from .session import free, load_to_measure, settled, usual_dtype
 from .statistics import Estimate, mean
 from .text import Cutting, Text
 from .weights import CHUNK, Floats
@@ -203,7 +202,7 @@ def measure_layers(
     with settled(), TemporaryDirectory(prefix="mlxquant-") as folder:
         show(f"loading {original['name']}", 0, 0)
         weights = _Weights(reference, model)
-        loaded, tokenizer = load_checkpoint(reference, dtype=dtype)
+        loaded, tokenizer = load_to_measure(reference, dtype)
         windows = (cutting or Cutting()).windows(tokenizer, text)
         show(f"{original['name']} as it is", 0, 0)
         blame = partial(first_non_finite, loaded)
@@ -307,7 +306,7 @@ def _together(
     dtype: str | None,
 ) -> Damage:
     """The quantized model itself."""
-    loaded, _ = load_checkpoint(model, dtype=dtype)
+    loaded, _ = load_to_measure(model, dtype)
     blame = partial(first_non_finite, loaded)
     found = measure_divergence(loaded, windows, against, blame=blame)
     facts = (subject["format"], subject["parameters"], subject["bytes"], None)

@@ -26,12 +26,12 @@ from typing import Any
 
 from ..errors import FileFormatError, MlxquantError, RequestError, WorkError, one_line
 from ..load.checkpoint import Checkpoint
-from ..run.model import context_length, load_checkpoint
+from ..run.model import context_length
 from .blame import first_non_finite
 from .continuations import Continuations
 from .describe import describe
 from .questions import Question, read_questions
-from .session import free, settled, usual_dtype
+from .session import free, load_to_measure, settled, usual_dtype
 
 __all__ = ["Score", "TaskReport", "measure_tasks"]
 
@@ -129,7 +129,7 @@ def measure_tasks(
     began = time.perf_counter()
     with settled():
         show(f"loading {subject['name']}", 0, 0)
-        loaded, tokenizer = load_checkpoint(model, dtype=dtype or usual_dtype())
+        loaded, tokenizer = load_to_measure(model, dtype or usual_dtype())
         scorer = Continuations(
             loaded,
             tokenizer,

@@ -18,9 +18,9 @@ from mlxquant.measure.divergence import LiveReference, measure_divergence
 from mlxquant.measure.evaluate import evaluate
 from mlxquant.measure.perplexity import measure_perplexity
 from mlxquant.measure.reference import open_reference
+from mlxquant.measure.session import load_to_measure
 from mlxquant.measure.text import Cutting, Text, read_text
 from mlxquant.pipeline import export
-from mlxquant.run.model import load
 
 EXCERPT = Path(__file__).parent.parent / "data" / "text" / "eval-excerpt.txt"
 CUTTING = Cutting(length=48, most=4)
@@ -60,7 +60,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def test_without_a_reference(models: Path, text: Text) -> None:
     (record,) = measured(models / "8bit", text=text)
-    model, tokenizer = load(models / "8bit", dtype="float32")
+    model, tokenizer = load_to_measure(open_checkpoint(models / "8bit"), "float32")
     windows = CUTTING.windows(tokenizer, text)
     found = measure_perplexity(model, windows)
     assert record["perplexity"]["value"] == found.estimate.value
@@ -86,10 +86,10 @@ def test_against_a_reference(models: Path, text: Text) -> None:
     own, *records = measured(*names, text=text, reference=models / "whole")
     assert [r["model"]["name"] for r in (own, *records)] == ["whole", "8bit", "2bit"]
     assert own["kl"] is None
-    reference, tokenizer = load(models / "whole", dtype="float32")
+    reference, tokenizer = load_to_measure(open_checkpoint(models / "whole"), "float32")
     windows = CUTTING.windows(tokenizer, text)
     for name, record in zip(names, records, strict=True):
-        model, _ = load(name, dtype="float32")
+        model, _ = load_to_measure(open_checkpoint(name), "float32")
         found = measure_divergence(model, windows, LiveReference(reference, windows))
         assert record["reference"] == {"name": "whole", "perplexity": own["perplexity"]}
         assert own["perplexity"]["value"] == found.reference_perplexity.value
@@ -314,7 +314,7 @@ def test_texts_that_cannot_be(models: Path, tmp_path: Path) -> None:
 def test_a_file_of_predictions_without_an_origin(models: Path, text: Text, tmp_path: Path) -> None:
     from mlxquant.measure.reference import write_reference
 
-    model, tokenizer = load(models / "whole", dtype="float32")
+    model, tokenizer = load_to_measure(open_checkpoint(models / "whole"), "float32")
     file = write_reference(tmp_path / "ref", model, CUTTING.windows(tokenizer, text), {"a": "b"})
     with pytest.raises(FileFormatError, match="says nothing of 'model'"):
         measured(models / "8bit", text=text, reference=file)

@@ -15,9 +15,9 @@ from mlxquant import ModelError, RequestError, open_checkpoint, quantize
 from mlxquant.measure.divergence import LiveReference, measure_divergence
 from mlxquant.measure.layers import LayersReport, measure_layers
 from mlxquant.measure.replaced import can_replace, replaced
+from mlxquant.measure.session import load_to_measure
 from mlxquant.measure.text import Cutting, Text, read_text
 from mlxquant.pipeline import import_gguf, quantize_gguf
-from mlxquant.run.model import load
 
 EXCERPT = Path(__file__).parent.parent / "data" / "text" / "eval-excerpt.txt"
 CUTTING = Cutting(length=32, most=2)
@@ -56,14 +56,14 @@ def test_each_weight_alone(models: Path, text: Text) -> None:
     assert values == sorted(values, reverse=True)
     assert min(values) > 0
 
-    reference, tokenizer = load(models / "whole", dtype="float32")
-    small, _ = load(models / "2bit", dtype="float32")
+    reference, tokenizer = load_to_measure(open_checkpoint(models / "whole"), "float32")
+    small, _ = load_to_measure(open_checkpoint(models / "2bit"), "float32")
     windows = CUTTING.windows(tokenizer, text)
     packed = dict(tree_flatten(small.parameters()))
     for tensor in found.tensors[::5]:
         path = tensor.name.removesuffix(".weight")
         parts = [packed[f"{path}.{part}"] for part in ("weight", "scales", "biases")]
-        model, _ = load(models / "whole", dtype="float32")
+        model, _ = load_to_measure(open_checkpoint(models / "whole"), "float32")
         numbers = mx.dequantize(*parts, group_size=32, bits=2)
         model.load_weights([(tensor.name, numbers)], strict=False)
         expected = measure_divergence(model, windows, LiveReference(reference, windows))
@@ -148,7 +148,7 @@ def test_what_cannot_be_replaced_is_named(text: Text, tmp_path: Path) -> None:
 
 def test_a_weight_is_given_back(models: Path) -> None:
     for name in ("whole", "8bit", "imported"):
-        model, _ = load(models / name, dtype="float32")
+        model, _ = load_to_measure(open_checkpoint(models / name), "float32")
         tokens = mx.array([[5, 6, 7]])
         before = np.array(model(tokens))
         for path in ("model.layers.0.mlp.up_proj", "model.embed_tokens", "model.norm"):
