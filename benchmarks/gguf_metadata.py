@@ -25,6 +25,8 @@ from typing import Any
 
 from mlxquant.files.gguf import Value, build_gguf, read_gguf
 
+HERE = Path(__file__).resolve().parent
+
 #: name → the most that it may be, of GGUFReader's time
 LIMITS = {"open": 0.03, "values": 0.03}
 
@@ -56,6 +58,8 @@ def timed(work: Callable[[], Any]) -> float:
 
 def measure(file: Path, repeat: int) -> dict[str, Any]:
     """Seconds of each program, in turn."""
+    # The script beside this one has the package's name.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != HERE]
     from gguf import GGUFReader
 
     def values() -> list[Any]:
@@ -83,7 +87,7 @@ def commit() -> str:
     """The commit that is measured, or nothing outside of a repository."""
     done = subprocess.run(
         ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
+        cwd=HERE,
         capture_output=True,
         text=True,
         check=False,
