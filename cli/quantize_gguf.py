@@ -17,6 +17,23 @@ _OPTIONS = (
         help="Write a GGUF file of this type, with llama-quantize's names and rules: Q4_K_M, "
         "Q6_K, IQ4_XS, …",
     ),
+    click.option(
+        "--imatrix",
+        metavar="FILE",
+        help="GGUF: importance of the columns, an importance matrix of llama.cpp's (GGUF or .dat).",
+    ),
+    click.option(
+        "--include-weights",
+        multiple=True,
+        metavar="NAME",
+        help="GGUF: use the importance of the tensors that have NAME in theirs, and no other's.",
+    ),
+    click.option(
+        "--exclude-weights",
+        multiple=True,
+        metavar="NAME",
+        help="GGUF: use no importance for the tensors that have NAME in theirs.",
+    ),
     click.option("--pure", is_flag=True, help="GGUF: every matrix in one type."),
     click.option("--leave-output-tensor", is_flag=True, help="GGUF: keep output.weight as it is."),
     click.option("--output-tensor-type", metavar="TYPE", help="GGUF: type of output.weight."),
@@ -49,6 +66,9 @@ _OPTIONS = (
     ),
 )
 _NAMES = (
+    "imatrix",
+    "include_weights",
+    "exclude_weights",
     "pure",
     "leave_output_tensor",
     "output_tensor_type",
@@ -98,6 +118,10 @@ def take_gguf_options(options: dict[str, Any], output: str | None) -> dict[str, 
     for name, default in _MLX_ONLY.items():
         if options[name] != default:
             raise click.UsageError(f"{_flag(name)} is for MLX folders; leave it out with --type")
+    if asked["imatrix"] is None:
+        for name in ("include_weights", "exclude_weights"):
+            if asked[name]:
+                raise click.UsageError(f"{_flag(name)} is about importance: give --imatrix FILE")
     return {"file_type": file_type, **asked}
 
 
@@ -119,7 +143,7 @@ def quantize_gguf(
     from .progress import ByteProgress, say_what_is_kept
 
     overrides = dict(parse_override(text) for text in asked.pop("overrides"))
-    size = asked.pop("split_max_size")
+    size, imatrix = asked.pop("split_max_size"), asked.pop("imatrix")
     asked["tensor_types"] = tuple(parse_tensor_type(text) for text in asked["tensor_types"])
     request = TypeRequest(**asked, requantize=options["requantize"])
     output = output or default_output(model, request.file_type)
@@ -130,6 +154,7 @@ def quantize_gguf(
                 output,
                 request,
                 overrides=overrides,
+                imatrix=imatrix,
                 approximate_tokenizer=options["approximate_tokenizer"],
                 split_bytes=None if size is None else part_size(size),
                 progress=progress,

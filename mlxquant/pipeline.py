@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .models.gguf_model import GgufModel
     from .quantize.exact import ImportRequest
     from .quantize.gguf_plan import GgufPlan
+    from .quantize.imatrix import Imatrix
     from .quantize.llama_types import TypeRequest
     from .quantize.policy import Request
     from .save.to_gguf import GgufResult
@@ -239,6 +240,7 @@ def quantize_gguf(
     request: TypeRequest | str = "Q4_K_M",
     *,
     overrides: Mapping[str, Value] | None = None,
+    imatrix: str | PathLike[str] | Imatrix | None = None,
     approximate_tokenizer: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -254,10 +256,13 @@ def quantize_gguf(
     Args: as `export`, and
         request: a file type's name, or all of llama-quantize's options.
         overrides: metadata to replace or add.
+        imatrix: importance data, by GGUF's names of tensors: a file of llama.cpp's, or what
+            `mlxquant.quantize.imatrix` holds.
 
     Raises: as `quantize`.
     """
     from .quantize.gguf_plan import type_plan
+    from .quantize.imatrix import Imatrix, read_imatrix
     from .quantize.llama_types import TypeRequest
     from .save.partial import check_output
     from .save.stream import Options
@@ -267,8 +272,10 @@ def quantize_gguf(
     asked = request if isinstance(request, TypeRequest) else TypeRequest(request)
     if not dry_run:
         check_output(output, force=force, resume=resume, file=True)
+    if imatrix is not None and not isinstance(imatrix, Imatrix):
+        imatrix = read_imatrix(imatrix)
     named = _in_gguf_names(model, revision, trust_remote_code, approximate_tokenizer)
-    plan = type_plan(named, asked, overrides)
+    plan = type_plan(named, asked, overrides, imatrix)
     parts: dict[str, Any] = {"split_bytes": split_bytes, "keep_split": asked.keep_split}
     if dry_run or output is None:
         return GgufResult(plan, lay_out_gguf(plan, "out.gguf", **parts))

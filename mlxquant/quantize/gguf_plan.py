@@ -19,9 +19,11 @@ from .. import formats
 from ..errors import ModelError, RequestError, one_line
 from ..files.gguf_types import tensor_type
 from ..files.gguf_values import Value
-from ..formats.base import NonFiniteError
+from ..formats.base import Array, NonFiniteError
 from ..load.blocks import floats_of
 from ..models.gguf_model import GgufModel, GgufTensor
+from .imatrix import Imatrix
+from .importance import Weighed, importance_notes, weigh
 from .llama_plan import choose_types, file_number, visiting_order
 from .llama_types import FILE_TYPES, TypeRequest
 
@@ -46,6 +48,8 @@ class GgufItem:
         reason: why it is not the type that was asked for, or not exact; None where neither.
         error: ‖w − ŵ‖ / ‖w‖ of the weights as stored, where it was measured; 0 where nothing is
             lost; None where it is not known beforehand.
+        importance: of its columns, where it is encoded by them: float32 [matrices, columns], of a
+            stack of experts a row for each.
     """
 
     tensor: GgufTensor
@@ -53,6 +57,7 @@ class GgufItem:
     chosen: str
     reason: str | None = None
     error: float | None = None
+    importance: Array | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_copy(self) -> bool:
@@ -129,18 +134,28 @@ def export_plan(
 
 
 def type_plan(
-    model: GgufModel, request: TypeRequest, overrides: Mapping[str, Value] | None = None
+    model: GgufModel,
+    request: TypeRequest,
+    overrides: Mapping[str, Value] | None = None,
+    imatrix: Imatrix | None = None,
 ) -> GgufPlan:
     """Every tensor in the type that llama-quantize gives it.
 
     Args:
         overrides: metadata that replace the model's, for the rules and in the file.
+        imatrix: importance data, of which `request` may leave some out; some rules go by whether
+            there are any, which overrides what the request says of it.
 
     Raises:
-        RequestError: a tensor is quantized already, and `request.requantize` is not set; ….
+        RequestError: a tensor is quantized already, and `request.requantize` is not set; importance
+            data of another model; ….
         ModelError: see `choose_types`.
     """
     by_name = {tensor.name: tensor for tensor in model.tensors}
+    if imatrix is not None:
+        imatrix = imatrix.only(request.include_weights, request.exclude_weights)
+        request = replace(request, importance=bool(imatrix.entries))
+    weighed = _weighed(imatrix, model)
     tensors = [(t.name, t.shape, _llama_type(t)) for t in model.tensors]
     plain = model.plain_metadata()
     set_by_user = {key: value.value for key, value in (overrides or {}).items()}
@@ -149,9 +164,10 @@ def type_plan(
     for name, choice in choices.items():
         tensor = by_name[name]
         same = tensor.node.dtype == choice.type and not tensor.inexact
-        items.append(
-            GgufItem(tensor, choice.type, choice.chosen, choice.reason, 0.0 if same else None)
-        )
+        item = GgufItem(tensor, choice.type, choice.chosen, choice.reason, 0.0 if same else None)
+        if _is_weighed(item) and name in weighed:
+            item = replace(item, importance=weighed[name].columns)
+        items.append(item)
     if not request.keep_split:
         order = {name: i for i, (name, _, _) in enumerate(visiting_order(tensors))}
         items.sort(key=lambda item: order[item.tensor.name])
@@ -162,10 +178,16 @@ def type_plan(
             f"{len(blind)} tensors get a type so small that without importance data the loss is "
             f"large: {blind[0]}, …"
         )
+    if imatrix is not None:
+        quantized = [item.tensor.name for item in items if _is_weighed(item)]
+        notes += importance_notes(imatrix, weighed, quantized, blind, list(by_name))
     for pattern in request.unused_patterns(list(by_name)):
         notes.append(f"--tensor-type {pattern!r} is in the name of no tensor")
     metadata = _with_types(model.metadata, items, file_number(request, plain, tensors))
-    for key, value in (overrides or {}).items():
+    set_last = {**(overrides or {})}
+    if imatrix is not None and imatrix.entries:
+        set_last |= imatrix.metadata()
+    for key, value in set_last.items():
         metadata.pop(key, None)  # what is set goes to the end
         metadata[key] = value
     described: dict[str, Any] = {
@@ -174,7 +196,28 @@ def type_plan(
         if key not in ("target", "patterns")
     }
     described["overrides"] = set_by_user
+    if imatrix is not None:
+        described["imatrix"] = imatrix.described()
     return GgufPlan(model, tuple(items), metadata, described, tuple(notes))
+
+
+def _weighed(imatrix: Imatrix | None, model: GgufModel) -> dict[str, Weighed]:
+    """The importance of each of a model's tensors."""
+    if imatrix is None:
+        return {}
+    found = weigh(imatrix, ((tensor.name, tensor.shape) for tensor in model.tensors))
+    if imatrix.entries and not found:
+        first = one_line(min(imatrix.entries), 80)
+        raise RequestError(
+            f"{imatrix.name or 'importance data'}: the model has none of its "
+            f"{len(imatrix.entries)} tensors ({first!r}, …): it is another model's"
+        )
+    return found
+
+
+def _is_weighed(item: GgufItem) -> bool:
+    """Whether importance changes what a tensor becomes: it is encoded in blocks."""
+    return not item.is_copy and tensor_type(item.type).block_size > 1
 
 
 def refused(item: GgufItem, path: Path, begin: int, problem: NonFiniteError) -> ModelError:

@@ -134,6 +134,8 @@ class TypeRequest:
         tensor_types: (pattern, type) pairs; a pattern is searched for in the tensor's name, the
             first that is found wins. Without effect on the float file types.
         importance: whether importance data is at hand; some rules spend bits where it is not.
+        include_weights: parts of names; of importance data, use those of such tensors alone.
+        exclude_weights: parts of names; leave out those of such tensors. Not with the former.
         keep_split: tensors are visited in the order they are given in, not by layer and name.
         requantize: allow a source that is quantized already to be decoded and quantized again.
     """
@@ -145,6 +147,8 @@ class TypeRequest:
     token_embedding_type: str | None = None
     tensor_types: tuple[tuple[str, str], ...] = ()
     importance: bool = False
+    include_weights: tuple[str, ...] = ()
+    exclude_weights: tuple[str, ...] = ()
     keep_split: bool = False
     requantize: bool = False
     target: FileType = field(init=False, repr=False, compare=False)
@@ -155,6 +159,8 @@ class TypeRequest:
         target = file_type(self.file_type)
         object.__setattr__(self, "target", target)
         object.__setattr__(self, "file_type", target.name)
+        if self.include_weights and self.exclude_weights:
+            raise RequestError("give --include-weights or --exclude-weights, not both")
         for option in ("output_tensor_type", "token_embedding_type"):
             name = getattr(self, option)
             if name is not None:

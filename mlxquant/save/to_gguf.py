@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .. import formats
 from ..errors import RequestError
@@ -192,12 +195,29 @@ def _copied(node: Node, begin: int, end: int) -> tuple[Array, ...]:
 
 
 def _encoded(item: GgufItem, floats: Node, path: Path, begin: int, end: int) -> tuple[Array, ...]:
-    """Rows in the item's type.
+    """Rows in the item's type, each by the importance of its own matrix's columns.
 
     Raises:
         ModelError: a weight is NaN or infinite.
     """
-    try:
-        return formats.get(item.type).encode(floats.rows(begin, end))
-    except NonFiniteError as problem:
-        raise refused(item, path, begin, problem) from problem
+    target = formats.get(item.type)
+    pieces = []
+    for first, last, importance in _matrices(item, begin, end):
+        try:
+            pieces.append(target.encode(floats.rows(first, last), importance))
+        except NonFiniteError as problem:
+            raise refused(item, path, first, problem) from problem
+    if len(pieces) == 1:
+        return pieces[0]
+    return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
+
+
+def _matrices(item: GgufItem, begin: int, end: int) -> Iterator[tuple[int, int, Array | None]]:
+    """Rows [begin, end) cut where one matrix of a stack ends, with the columns' importance."""
+    if item.importance is None:
+        yield begin, end, None
+        return
+    rows = item.tensor.shape[-2]
+    for number in range(begin // rows, -(-end // rows)):
+        first, last = max(begin, number * rows), min(end, (number + 1) * rows)
+        yield first, last, item.importance[number]

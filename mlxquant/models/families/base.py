@@ -25,7 +25,7 @@ from .rope import FREQUENCIES, LONG, SHORT, llama3_factors, rope_kind
 from .settings import Derived, Setting, Tied
 from .sides import Header, Metadata, Settings
 
-__all__ = ["Family", "Rule", "linear", "rule"]
+__all__ = ["Family", "Rule", "linear", "rule", "unwrapped"]
 
 #: metadata of an architecture that says nothing about the mathematics, or only the usual
 _HARMLESS: dict[str, tuple[Any, ...] | None] = {
@@ -227,13 +227,13 @@ class Family:
         """
         settings = Settings(config, self.defaults)
         _check_layers(settings, len(nodes))
-        rest = {_unwrapped(name): node for name, node in nodes.items()}
+        rest = {unwrapped(name): node for name, node in nodes.items()}
         tied = [each.default for each in self.settings if isinstance(each, Tied)]
         if tied and settings.get("tie_word_embeddings", tied[0]):
             rest.pop("lm_head.weight", None)  # a second copy of the embedding
         found: dict[str, Node] = {}
         done: set[str] = set()
-        for each in self._expanded(settings.values):
+        for each in self.expanded(settings.values):
             if each.first() not in rest:
                 continue
             inputs = _take(rest, each.names(settings.values))
@@ -248,9 +248,9 @@ class Family:
     def origins(self, names: Collection[str], config: Mapping[str, Any]) -> dict[str, list[str]]:
         """From which of a model's tensors `to_gguf` makes each of a GGUF file's."""
         settings = Settings(config, self.defaults)
-        given = {_unwrapped(name): name for name in names}
+        given = {unwrapped(name): name for name in names}
         found: dict[str, list[str]] = {}
-        for each in self._expanded(settings.values):
+        for each in self.expanded(settings.values):
             if each.first() in given:
                 inputs = [given.pop(name) for name in each.names(settings.values) if name in given]
                 found.update(dict.fromkeys(each.gguf, inputs))
@@ -273,7 +273,7 @@ class Family:
             rest.pop(name, None)
         found: dict[str, Node] = {}
         done: set[str] = set()
-        for each in self._expanded(config):
+        for each in self.expanded(config):
             if each.gguf[0] not in rest:
                 continue
             inputs = _take(rest, each.gguf)
@@ -301,7 +301,7 @@ class Family:
             SHORT: constant(np.asarray(scaling["short_factor"], dtype=np.float32)),
         }
 
-    def _expanded(self, config: Mapping[str, Any]) -> Iterator[Rule]:
+    def expanded(self, config: Mapping[str, Any]) -> Iterator[Rule]:
         """The rules with their layers written out, those of no layer first."""
         in_layers = [each for each in self.rules if "{n}" in each.hf[0]]
         yield from (each for each in self.rules if "{n}" not in each.hf[0])
@@ -329,7 +329,7 @@ class Family:
                     f"(GGUF architecture {self.architecture})"
                 )
             )
-        for each in self._expanded(config):
+        for each in self.expanded(config):
             if each.needed and done.isdisjoint((each.hf[0], each.gguf[0])):
                 missing = each.hf[0] if gguf else each.gguf[0]
                 raise ModelError(f"tensor {quote(missing)} is missing")
@@ -371,7 +371,7 @@ def _is_float32(name: str, node: Node) -> bool:
     return len(node.shape) == 1 or name.endswith(".bias") or "_norm." in name
 
 
-def _unwrapped(name: str) -> str:
+def unwrapped(name: str) -> str:
     """A text model's name for a tensor of one that is wrapped for images."""
     for wrapper in _WRAPPERS:
         if name.startswith(wrapper):
