@@ -17,7 +17,7 @@ __all__ = ["command"]
 MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
 RECIPES = ("mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6")
 DTYPES = ("float16", "bfloat16", "float32")
-METHODS = ("rtn",)
+METHODS = ("rtn", "search", "gptq")
 
 
 def _overrides(
@@ -68,9 +68,20 @@ def _overrides(
 @click.option(
     "--method",
     type=click.Choice(METHODS),
-    default="rtn",
+    help="How codes are chosen: rtn is plain rounding, search finds the scales of least error, gptq "
+    "lets weights make good what rounding others did (it needs --calibrate and is its default).",
+)
+@click.option(
+    "--calibrate",
+    metavar="TEXT",
+    help="A text to measure activations on: a file, or `bundled` for English prose.",
+)
+@click.option(
+    "--calibrate-windows",
+    type=click.IntRange(1),
+    default=128,
     show_default=True,
-    help="How codes are chosen; rtn is plain rounding.",
+    help="Windows of that text at most, of 512 tokens each.",
 )
 @click.option(
     "--dtype",

@@ -87,7 +87,9 @@ _MLX_ONLY = {
     "tensors": (),
     "embed_bits": None,
     "head_bits": None,
-    "method": "rtn",
+    "method": None,
+    "calibrate": None,
+    "calibrate_windows": 128,
     "dtype": None,
     "dequantize": False,
 }

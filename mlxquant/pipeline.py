@@ -92,7 +92,7 @@ def quantize(
         output: the folder to write; may be None with `dry_run`.
         request: what is asked for. Instead of it, give its fields as keywords: `bits`,
             `group_size`, `mode`, `recipe`, `tensors`, `embed_bits`, `head_bits`, `dtype`,
-            `dequantize`, `method` (see `mlxquant.quantize.policy.Request`).
+            `dequantize`, `method`, `calibrate` (see `mlxquant.quantize.policy.Request`).
         dry_run: plan only; nothing is written.
         force: replace an output folder that exists; `resume`: go on where a run was interrupted.
         threads: worker threads; None for one a core. The bytes do not depend on it.
@@ -108,12 +108,15 @@ def quantize(
     from .quantize.policy import Request, make_plan
     from .save.folder import lay_out
     from .save.stream import Options
+    from .quantize.workspace import check_workspace
     from .save.to_mlx import Result, check_output, save_folder
 
     how = Options(force, resume, threads, progress)
     request = request or Request(**options)
     if not dry_run:
         check_output(output, force=force, resume=resume)
+        if request.calibrate and output is not None:
+            check_workspace(Path(output), force=force, resume=resume)
     checkpoint = open_checkpoint(
         model,
         revision=revision,
@@ -127,7 +130,18 @@ def quantize(
     plan = make_plan(source, request)
     if dry_run or output is None:
         return Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
-    return save_folder(plan, source, output, how)
+    if not request.calibrate:
+        return save_folder(plan, source, output, how)
+    from .quantize.prepare import calibrated, opened_workspace, read_calibration
+
+    calibration = read_calibration(checkpoint, request)
+    with opened_workspace(plan, source, calibration, Path(output), how) as work:
+        ready = calibrated(source, plan, calibration, work, progress)
+        result = save_folder(
+            ready.plan, source, output, how, staged=ready.staged, notes=ready.notes
+        )
+        work.remove()
+    return result
 
 
 def import_gguf(

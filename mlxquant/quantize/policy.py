@@ -38,7 +38,8 @@ DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 #: element types that can be quantized
 FLOATS = ("F32", "F16", "BF16")
 
-METHODS = ("rtn",)
+#: how codes are chosen: plain rounding; the scales of least error; with error feedback as well
+METHODS = ("rtn", "search", "gptq")
 
 #: what an override may say instead of a format: leave the tensor as it is
 KEEP = ("keep", "none", "float")
@@ -56,7 +57,9 @@ class Request:
         embed_bits, head_bits: bits of the embedding and of the output head.
         dtype: `float16`, `bfloat16` or `float32` for what stays unquantized and for scales; None
             keeps what the config names, as mlx_lm.convert does.
-        method: how codes are chosen; `rtn` is plain rounding.
+        method: how codes are chosen, one of METHODS; None for `rtn`, or `gptq` with `calibrate`.
+        calibrate: a text whose activations weigh the errors: a file, or `bundled`.
+        calibrate_windows: windows of it at most.
         dequantize: write a float model instead.
         requantize: allow a source that is quantized already to be decoded and quantized again.
     """
@@ -69,7 +72,9 @@ class Request:
     embed_bits: int | None = None
     head_bits: int | None = None
     dtype: str | None = None
-    method: str = "rtn"
+    method: str | None = None
+    calibrate: str | None = None
+    calibrate_windows: int = 128
     dequantize: bool = False
     requantize: bool = False
     default: MlxFormat = field(init=False, repr=False, compare=False)
@@ -86,7 +91,9 @@ class Request:
         for bits in (self.embed_bits, self.head_bits):
             if bits is not None:
                 self._with_bits(bits)
-        _one_of("method", self.method, METHODS)
+        if self.method is not None:
+            _one_of("method", self.method, METHODS)
+        self._check_calibration()
         if self.dtype is not None:
             _one_of("dtype", self.dtype, DTYPES)
         if self.recipe is not None:
@@ -100,6 +107,23 @@ class Request:
             raise RequestError("--dequantize writes floats: leave out bits, groups and recipes")
         if self.dequantize and self.mode != "affine":
             raise RequestError(f"--dequantize writes floats: leave out mode {self.mode}")
+
+    @property
+    def how(self) -> str:
+        """The method, the default filled in."""
+        return self.method or ("gptq" if self.calibrate else "rtn")
+
+    def _check_calibration(self) -> None:
+        if self.how == "gptq" and not self.calibrate:
+            raise RequestError(
+                "method gptq needs a text: --calibrate FILE, or --calibrate bundled for English"
+            )
+        if self.calibrate and self.how == "rtn":
+            raise RequestError("plain rounding looks at no text: leave out --calibrate or --method")
+        if self.calibrate and self.dequantize:
+            raise RequestError("--dequantize writes floats: leave out --calibrate")
+        if self.calibrate_windows < 1:
+            raise RequestError(f"calibration windows {self.calibrate_windows}: at least 1 needed")
 
     def _defaults(self, bits: int | None, group_size: int | None) -> tuple[int, int, str]:
         _one_of("mode", self.mode, formats.MODE_DEFAULTS)
@@ -188,12 +212,14 @@ class Plan:
         request: what was asked for.
         quantization: config.json's entry, or None for a float model.
         dtype: what config.json's `torch_dtype` becomes; None leaves it as it is.
+        calibration: what was calibrated on, as plain data; None where nothing was.
     """
 
     items: tuple[Item, ...]
     request: Request | ImportRequest
     quantization: dict[str, Any] | None
     dtype: str | None = None
+    calibration: dict[str, Any] | None = None
 
     @property
     def exceptions(self) -> tuple[Item, ...]:

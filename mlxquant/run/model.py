@@ -21,7 +21,7 @@ from ..errors import MlxquantError, ModelError, RequestError, WorkError, one_lin
 from ..load.checkpoint import Checkpoint
 from .stops import stop_ids
 
-__all__ = ["context_length", "load", "load_checkpoint"]
+__all__ = ["context_length", "load", "load_checkpoint", "load_tokenizer"]
 
 #: what a model can compute in
 DTYPES = ("float16", "bfloat16", "float32")
@@ -90,13 +90,7 @@ def load_checkpoint(
             f"{checkpoint.path}: the file has no vocabulary (tokenizer.ggml.tokens), and without "
             "one a model cannot be talked to; get a GGUF file of this model that has it"
         )
-    try:
-        from mlx_lm.utils import load_tokenizer
-    except (ImportError, OSError, ValueError) as problem:
-        # A ValueError: mlx-lm asks for 2048 open files, and may not have them (ulimit -n).
-        limit = isinstance(problem, ValueError)
-        remedy = "allow more open files: ulimit -n 4096" if limit else "pip install -U mlx-lm"
-        raise WorkError(one_line(f"mlx-lm cannot be imported: {problem}; {remedy}")) from problem
+    _import_mlx_lm()
     # What mlx-lm prints, it prints on standard output, where only results belong.
     with redirect_stdout(sys.stderr), _refusals(checkpoint, NO_MODEL):
         if checkpoint.path.is_file() or checkpoint.blocks():
@@ -105,16 +99,44 @@ def load_checkpoint(
             model, config = build_model(checkpoint, dtype)
         else:
             model, config = _load_folder(checkpoint, lazy=lazy, dtype=dtype)
-    eos = config.get("eos_token_id")
-    with _refusals(checkpoint, NO_TOKENIZER), _tokenizer_folder(checkpoint) as folder:
-        tokenizer = load_tokenizer(
+    return model, load_tokenizer(checkpoint, config)
+
+
+def load_tokenizer(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> Any:
+    """A checkpoint's tokenizer, as mlx-lm wraps it.
+
+    Args:
+        config: as mlx-lm read it; the checkpoint's own if left out.
+
+    Raises:
+        ModelError, FileFormatError, WorkError: as `load_checkpoint`.
+    """
+    mlx_lm_utils = _import_mlx_lm()
+    eos = (checkpoint.config if config is None else config).get("eos_token_id")
+    with (
+        redirect_stdout(sys.stderr),
+        _refusals(checkpoint, NO_TOKENIZER),
+        _tokenizer_folder(checkpoint) as folder,
+    ):
+        tokenizer = mlx_lm_utils.load_tokenizer(
             folder,
             {"trust_remote_code": checkpoint.trust_remote_code, "local_files_only": True},
             eos_token_ids=eos if isinstance(eos, (int, list)) else None,
         )
         vocabulary = tokenizer.get_vocab()
     tokenizer.eos_token_ids = tokenizer.eos_token_ids | stop_ids(checkpoint, vocabulary)
-    return model, tokenizer
+    return tokenizer
+
+
+def _import_mlx_lm() -> Any:
+    try:
+        from mlx_lm import utils
+    except (ImportError, OSError, ValueError) as problem:
+        # A ValueError: mlx-lm asks for 2048 open files, and may not have them (ulimit -n).
+        limit = isinstance(problem, ValueError)
+        remedy = "allow more open files: ulimit -n 4096" if limit else "pip install -U mlx-lm"
+        raise WorkError(one_line(f"mlx-lm cannot be imported: {problem}; {remedy}")) from problem
+    return utils
 
 
 def _load_folder(

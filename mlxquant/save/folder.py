@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,19 +23,29 @@ if TYPE_CHECKING:
     from ..models.mlx_lm import SourceModel
     from ..quantize.policy import Item, Plan
 
-__all__ = ["lay_out"]
+__all__ = ["Staged", "lay_out"]
 
 #: a shard is closed before it would pass this; mlx_lm's size
 SHARD_BYTES = 5 << 30
 
 Spec = tuple[str, str, tuple[int, ...]]  # name, element type, shape
 
+#: rows [begin, end) of a weight → the wire arrays of its format
+Staged = Callable[[int, int], tuple[Array, ...]]
 
-def lay_out(plan: Plan, source: SourceModel, *, finite: bool = False) -> Layout:
+
+def lay_out(
+    plan: Plan,
+    source: SourceModel,
+    *,
+    finite: bool = False,
+    staged: Mapping[str, Staged] | None = None,
+) -> Layout:
     """Give every array its place and cut the work into units.
 
     Args:
         finite: refuse NaN and infinity also where the output could hold them.
+        staged: weights that are encoded already, by the item's name.
     """
     arrays: list[Spec] = []
     of_item: list[range] = []
@@ -47,7 +57,7 @@ def lay_out(plan: Plan, source: SourceModel, *, finite: bool = False) -> Layout:
     jobs = [
         job
         for item, indices in zip(plan.items, of_item, strict=True)
-        for job in _jobs(item, source, indices, outputs, finite)
+        for job in _jobs(item, source, indices, outputs, finite, staged or {})
     ]
     return Layout(outputs, shards, cut(jobs), sum(item.size for item in plan.items))
 
@@ -102,6 +112,7 @@ def _jobs(
     indices: range,
     outputs: tuple[Output, ...],
     finite: bool,
+    staged: Mapping[str, Staged],
 ) -> Iterator[Job]:
     """One job for rows that are computed, one an array for what is passed through."""
     place = source.parameters[item.name].origin
@@ -113,7 +124,7 @@ def _jobs(
         yield Job(item.name, tuple(indices), place, rows, row_bytes, produce)
         return
     if item.target is not None or item.decoded:
-        produce = partial(_computed, source, item, finite)
+        produce = staged.get(item.name) or partial(_computed, source, item, finite)
         yield Job(item.name, tuple(indices), place, rows, 2 * item.shape[-1], produce)
         return
     for index in indices:

@@ -90,7 +90,8 @@ def describe_request(plan: Plan) -> dict[str, Any]:
         "embed_bits": request.embed_bits,
         "head_bits": request.head_bits,
         "dtype": request.dtype,
-        "method": request.method,
+        "method": request.how,
+        **({"calibration": plan.calibration} if plan.calibration else {}),
         "dequantize": request.dequantize,
         "requantize": request.requantize,
     }

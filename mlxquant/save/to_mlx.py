@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..files.atomic import sync_file, sync_folder, write_file
 from ..load.kept_blocks import KEY as BLOCKS_KEY
 from ..load.kept_blocks import VERSION as BLOCKS_VERSION
-from .folder import lay_out
+from .folder import Staged, lay_out
 from .layout import Layout
 from .manifest import (
     MANIFEST,
@@ -88,14 +88,18 @@ def save_folder(
     *,
     finite: bool = False,
     hashes: SourceHashes | None = None,
+    staged: Mapping[str, Staged] | None = None,
+    notes: Sequence[str] = (),
 ) -> Result:
     """Write a plan's model to a folder. Errors as `pipeline.quantize`.
 
     Args:
         finite: refuse NaN and infinity also where the output could hold them.
         hashes: of the checkpoint's weight files, where they are under way.
+        staged: weights that are encoded already, by the item's name.
+        notes: what a user should know besides.
     """
-    final, layout = Path(output), lay_out(plan, source, finite=finite)
+    final, layout = Path(output), lay_out(plan, source, finite=finite, staged=staged)
     identity = [
         describe_request(plan),
         versions(),
@@ -123,7 +127,7 @@ def save_folder(
             hashes=hashes,
             finish=finish,
         )
-    return Result(plan, layout, checkpoint.nbytes, checkpoint.notes, final, files)
+    return Result(plan, layout, checkpoint.nbytes, (*checkpoint.notes, *notes), final, files)
 
 
 def _finish(

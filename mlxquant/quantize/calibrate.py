@@ -1,0 +1,396 @@
+"""Calibration: what a model does with a text, and weights quantized by it, layer by layer.
+
+    collect           second moments of every module's input, in the model as it is
+    quantize_layers   every weight encoded with the moments of its input, behind predecessors that
+                      are quantized already
+
+One layer is in memory at a time, with the moments of one input; hidden states, statistics and wire
+bytes are steps of a workspace, so that a stopped run goes on where it was.
+
+Within a layer, modules that share an input are measured and quantized together, then the layer runs
+again for the next ones: what a module is fitted to is what it will be given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelError
+from ..formats.base import STORAGE, Array, Format
+from ..formats.floats import to_float32
+from ..models.source_model import SourceModel
+from .blocks import OUTSIDE, BlockModel, Reached
+from .statistics import Statistics, blended
+from .streams import Stream, Tokens
+from .taps import Moments
+from .workspace import Workspace
+
+__all__ = ["Encode", "Target", "collect", "quantize_layers", "real_values", "statistics_of"]
+
+#: rows and what is known of their input → wire arrays of the format
+Encode = Callable[[Format, NDArray[np.float32], Statistics | None], tuple[Array, ...]]
+
+Progress = Callable[[int, int, str], None]
+
+#: bytes of experts' moments in memory at a time
+_MOMENTS = 512 << 20
+
+#: weights that are encoded in one go
+_PIECE = 1 << 24
+
+#: tokens below which an expert is said to have seen too few, and filled up with the average input
+FEW_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Target:
+    """A weight that is to be encoded.
+
+    Attributes:
+        name: the parameter, `<module>.weight`.
+        format: what it becomes.
+        shape: of the weight.
+        rows: rows [begin, end) as float32 [end - begin, k].
+    """
+
+    name: str
+    format: Format
+    shape: tuple[int, ...]
+    rows: Callable[[int, int], NDArray[np.float32]] = field(repr=False)
+
+    @property
+    def path(self) -> str:
+        """Of the module."""
+        return self.name.removesuffix(".weight")
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+
+def wire_step(name: str) -> str:
+    """The workspace's step that holds a weight's wire arrays."""
+    return f"wire.{name}"
+
+
+def collect(
+    source: SourceModel,
+    tokens: Tokens,
+    work: Workspace,
+    *,
+    moments: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Measure the inputs of every module, in the model as it is.
+
+    What was measured is read by `statistics_of`.
+
+    Args:
+        tokens: int32 [windows, length].
+        moments: paths of modules of which Σ x·xᵀ is kept, not only its diagonal.
+
+    Raises:
+        ModelError: layers that cannot be run one by one; NaN or infinity, with the layer's name.
+    """
+    model = BlockModel(source)
+    stream = Stream(model, tokens, work, "float")
+    modules = stream.modules
+    full = set(moments)
+    total = model.count + 1
+    for done, index in enumerate([*range(model.count), OUTSIDE], 1):
+        step = f"inputs-{index}"
+        if not work.has(step):
+            _start(stream)
+            with model.loaded(index):
+                arrays: dict[str, Array] = {}
+                counts: dict[str, list[int]] = {}
+                for group in stream.groups(index, modules[index]):
+                    wanted = {path: modules[index][path] for path in group[:1]}
+                    found = _measure(stream, index, wanted, any(path in full for path in group))
+                    for path in group:
+                        counts[path] = [each.count for each in found]
+                        arrays[f"{path}/squares"] = np.stack([each.squares for each in found])
+                        if path in full:
+                            arrays[f"{path}/moments"] = np.stack([_kept(e) for e in found])
+                if index != OUTSIDE:
+                    stream.advance(index)
+            work.put(step, arrays, counts)
+        if progress is not None:
+            progress(done, total, "")
+
+
+def _kept(statistics: Statistics) -> Array:
+    assert statistics.moments is not None
+    return statistics.moments
+
+
+def statistics_of(work: Workspace, count: int) -> dict[str, list[Statistics]]:
+    """What `collect` measured, by the module's path: one for each expert, or one.
+
+    Args:
+        count: layers of the model.
+    """
+    found: dict[str, list[Statistics]] = {}
+    for index in [*range(count), OUTSIDE]:
+        step = f"inputs-{index}"
+        arrays = work.arrays(step)
+        for path, counts in work.facts(step).items():
+            squares, full = arrays[f"{path}/squares"], arrays.get(f"{path}/moments")
+            found[path] = [
+                Statistics(count, squares[i], None if full is None else full[i])
+                for i, count in enumerate(counts)
+            ]
+    return found
+
+
+def _start(stream: Stream) -> None:
+    """Bring a stream to its first layer, if it is nowhere yet."""
+    if stream.reached() is None:
+        with stream.model.loaded(OUTSIDE):
+            stream.embed()
+
+
+def _measure(
+    stream: Stream,
+    index: int,
+    modules: Mapping[str, Any],
+    full: bool,
+    experts: range | None = None,
+) -> list[Statistics]:
+    """Statistics of one input, which these modules share: one, or one for each of the experts."""
+    (path, module), *_ = modules.items()
+    count = getattr(module, "num_experts", None)
+    if count is not None and experts is None:
+        experts = range(count)
+    sums = Moments(full=full, experts=experts)
+
+    def see(_: str, x: mx.array, indices: mx.array | None) -> None:
+        sums.add(x, indices)
+        raise Reached
+
+    stream.watch(index, {path: module}, see)
+    found = [sums.of_experts()[e] for e in experts] if experts else [sums.statistics()]
+    if not all(each.is_finite for each in found):
+        raise ModelError(
+            f"{stream.model.origin}: NaN or infinity in the input of {path} on the calibration "
+            "text; `mlxquant inspect --verify` looks for such weights"
+        )
+    return found
+
+
+def quantize_layers(
+    source: SourceModel,
+    targets: Mapping[str, Target],
+    tokens: Tokens,
+    work: Workspace,
+    encode: Encode,
+    *,
+    known: Mapping[str, Statistics] | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Encode every target, each with the moments of the input that the quantized model gives it.
+
+    The wire arrays are steps of the workspace (`wire_step`).
+
+    Args:
+        targets: by the module's path.
+        encode: encodes rows, given the statistics of their input.
+        known: statistics that are needed before their layer is reached: those of a tied embedding,
+            which is the first that is used and the last that is measured.
+
+    Returns: what a user should know, a line each.
+
+    Raises:
+        ModelError: as `collect`.
+    """
+    model = BlockModel(source)
+    stream = Stream(model, tokens, work, "quantized")
+    modules = stream.modules
+    notes: list[str] = []
+    total = sum(target.size for target in targets.values())
+    done = 0
+
+    def finished(target: Target) -> None:
+        nonlocal done
+        done += target.size
+        if progress is not None:
+            progress(done, total, target.name)
+
+    outside = [t for p, t in targets.items() if p in modules[OUTSIDE]]
+    early = [t for t in outside if hasattr(modules[OUTSIDE][t.path], "as_linear")]
+    for target in early:
+        _encode_one(target, (known or {}).get(target.path), work, encode)
+        finished(target)
+    if stream.reached() is None:
+        values = {t.name: mx.array(_values(t, work)) for t in early}
+        with model.loaded(OUTSIDE, values):
+            stream.embed()
+        del values
+    for index in range(model.count):
+        here = {p: targets[p] for p in modules[index] if p in targets}
+        if work.has(stream.at(index + 1)) or (stream.reached() or 0) > index:
+            for target in here.values():
+                finished(target)
+            continue
+        with model.loaded(index):
+            _quantize_segment(stream, index, modules[index], here, work, encode, notes, finished)
+            stream.advance(index)
+    late = {t.path: t for t in outside if t not in early}
+    if late:
+        values = {t.name: mx.array(_values(t, work)) for t in early}
+        with model.loaded(OUTSIDE, values):
+            _quantize_segment(
+                stream, OUTSIDE, modules[OUTSIDE], late, work, encode, notes, finished
+            )
+    return notes
+
+
+def _quantize_segment(
+    stream: Stream,
+    index: int,
+    modules: Mapping[str, Any],
+    targets: Mapping[str, Target],
+    work: Workspace,
+    encode: Encode,
+    notes: list[str],
+    finished: Callable[[Target], None],
+) -> None:
+    """Encode the weights of one layer, group by group, and leave their values in the model."""
+    for group in stream.groups(index, modules):
+        members = [targets[path] for path in group if path in targets]
+        if not members:
+            continue
+        if not all(work.has(wire_step(target.name)) for target in members):
+            shared = {path: modules[path] for path in group}
+            if len(members[0].shape) == 3:
+                notes += _encode_experts(stream, index, shared, members, work, encode)
+            else:
+                (found,) = _measure(stream, index, shared, full=True)
+                for target in members:
+                    _encode_one(target, found, work, encode)
+                del found
+        for target in members:
+            kind = modules[target.path].weight.dtype
+            stream.model.put(target.name, mx.array(_values(target, work)).astype(kind))
+            finished(target)
+
+
+def _encode_one(
+    target: Target, statistics: Statistics | None, work: Workspace, encode: Encode
+) -> None:
+    """One matrix, some rows at a time."""
+    step = wire_step(target.name)
+    if work.has(step):
+        return
+    with work.writing(step, _specs(target)) as write:
+        _encode_rows(target, 0, math.prod(target.shape[:-1]), statistics, encode, write)
+
+
+def _encode_rows(
+    target: Target,
+    begin: int,
+    end: int,
+    statistics: Statistics | None,
+    encode: Encode,
+    write: Any,
+) -> None:
+    step = max(1, _PIECE // target.shape[-1])
+    for first in range(begin, end, step):
+        last = min(first + step, end)
+        wire = encode(target.format, target.rows(first, last), statistics)
+        for part, array in zip(target.format.parts, wire, strict=True):
+            write(part.suffix, first, array)
+
+
+def _encode_experts(
+    stream: Stream,
+    index: int,
+    modules: Mapping[str, Any],
+    members: list[Target],
+    work: Workspace,
+    encode: Encode,
+) -> list[str]:
+    """The stacked weights of experts, each with the tokens that were routed to it."""
+    count, rows, width = members[0].shape
+    at_a_time = max(1, _MOMENTS // (4 * width * width))
+    few: list[int] = []
+    steps = [work.writing(wire_step(target.name), _specs(target)) for target in members]
+    writers = [step.__enter__() for step in steps]
+    try:
+        everyone = None
+        for first in range(0, count, at_a_time):
+            some = range(first, min(first + at_a_time, count))
+            found = _measure(stream, index, modules, full=True, experts=some)
+            if everyone is None:
+                everyone = sum(found[1:], found[0])
+            for expert, own in zip(some, found, strict=True):
+                if own.count < FEW_TOKENS:
+                    few.append(own.count)
+                filled = blended(own, everyone, FEW_TOKENS)
+                for target, write in zip(members, writers, strict=True):
+                    _encode_rows(target, expert * rows, (expert + 1) * rows, filled, encode, write)
+    except BaseException as problem:
+        for step in steps:
+            step.__exit__(type(problem), problem, problem.__traceback__)
+        raise
+    for step in steps:
+        step.__exit__(None, None, None)
+    if not few:
+        return []
+    return [
+        f"{members[0].path}: {len(few)} of {count} experts saw fewer than {FEW_TOKENS} tokens of "
+        f"the calibration text (the least {min(few)}); the average input stood in for the rest; a "
+        "longer text would serve them better"
+    ]
+
+
+def _specs(target: Target) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    rows = math.prod(target.shape[:-1])
+    blocks = target.shape[-1] // target.format.block_size
+    return {
+        part.suffix: (STORAGE[part.dtype], (rows, blocks * part.per_block))
+        for part in target.format.parts
+    }
+
+
+def _values(target: Target, work: Workspace) -> NDArray[np.float32]:
+    """What a target's wire bytes mean, float32 of the weight's shape."""
+    rows = math.prod(target.shape[:-1])
+    out = np.empty((rows, target.shape[-1]), np.float32)
+    step = max(1, _PIECE // target.shape[-1])
+    for begin in range(0, rows, step):
+        end = min(begin + step, rows)
+        wire = tuple(
+            work.rows(wire_step(target.name), part.suffix, begin, end)
+            for part in target.format.parts
+        )
+        out[begin:end] = real_values(target.format, wire)
+    return out.reshape(target.shape)
+
+
+def real_values(fmt: Format, wire: tuple[Array, ...]) -> NDArray[np.float32]:
+    """What runtimes multiply with: scale · code + bias in float32, not rounded to the model's type.
+
+    Args:
+        wire: as `fmt.encode` returns it.
+
+    Returns: float32 [n, k].
+    """
+    from ..formats.mlx_format import MlxFormat
+
+    if not isinstance(fmt, MlxFormat) or fmt.dtype == "F32":
+        return fmt.decode(wire)
+    exact = fmt.with_dtype("F32")
+    arrays = [
+        to_float32(array, part.dtype) if part.dtype == fmt.dtype else array
+        for part, array in zip(fmt.parts, wire, strict=True)
+    ]
+    return exact.decode(tuple(arrays))

@@ -1,0 +1,171 @@
+"""Hidden states of a calibration text, carried through a model layer by layer.
+
+    states-0 ──layer 0──▶ states-1 ──layer 1──▶ … ──layer n-1──▶ states-n ──tail──▶ logits
+
+Each is a step of a workspace: float32 [windows, tokens, …], read and written a batch at a time. A
+step is dropped when the next one is finished, so that a stopped run goes on with the layer that it
+was at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelError
+from ..formats.base import Array
+from .blocks import OUTSIDE, BlockModel, Reached
+from .taps import can_be_tapped, tapped
+from .workspace import Workspace
+
+__all__ = ["Stream"]
+
+#: tokens that go through a layer together
+_BATCH = 2048
+
+Tokens = NDArray[np.int32]
+See = Callable[[str, mx.array, mx.array | None], None]
+
+
+class Stream:
+    """The states of some windows of tokens, in one workspace, under one name.
+
+    Args:
+        model: what they go through.
+        tokens: int32 [windows, length].
+        work: where they are kept.
+        name: of this stream's steps.
+        batch: tokens that go through a layer together.
+    """
+
+    def __init__(
+        self, model: BlockModel, tokens: Tokens, work: Workspace, name: str, batch: int = _BATCH
+    ) -> None:
+        self.model, self._tokens, self._work, self._name = model, tokens, work, name
+        self._step = max(1, batch // tokens.shape[1])
+
+    @property
+    def modules(self) -> dict[int, dict[str, Any]]:
+        """Of each segment the modules whose inputs can be watched, by path."""
+        found: dict[int, dict[str, Any]] = {}
+        named = dict(self.model.model.named_modules())
+        for segment, names in self.model.names.items():
+            paths = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+            found[segment] = {p: named[p] for p in paths if can_be_tapped(named.get(p))}
+        return found
+
+    def at(self, index: int) -> str:
+        """The step that holds a layer's input; at the number of layers, the last one's output."""
+        return f"{self._name}-{index}"
+
+    def reached(self) -> int | None:
+        """The last layer whose input is there; None before `embed`."""
+        for index in range(self.model.count, -1, -1):
+            if self._work.has(self.at(index)):
+                return index
+        return None
+
+    def embed(self) -> None:
+        """Write the first layer's input. OUTSIDE must be loaded."""
+        self._write(0, lambda tokens, _: self.model.embed(tokens), None)
+
+    def advance(self, index: int) -> None:
+        """Write a layer's output and drop its input. The layer must be loaded.
+
+        Raises:
+            ModelError: a state is NaN or infinite; the layer is named.
+        """
+        self._write(index + 1, lambda t, h: self.model.layer(index, t, h), index)
+        self._work.drop(self.at(index))
+
+    def watch(self, index: int, modules: Mapping[str, Any], see: See) -> None:
+        """Run a layer, or OUTSIDE's tail, and show the inputs of some of its modules.
+
+        It runs as far as the last of those modules.
+        """
+        with tapped(dict(modules), see):
+            for tokens, hidden in self._batches(index):
+                run = self.model.tail if index == OUTSIDE else None
+                try:
+                    y = run(tokens, hidden) if run else self.model.layer(index, tokens, hidden)
+                    del y
+                except Reached:
+                    pass
+
+    def groups(self, index: int, modules: Mapping[str, Any]) -> list[list[str]]:
+        """The modules that are given the same array, in the order in which they are used."""
+        seen: list[tuple[int, list[str]]] = []
+        kept: list[Any] = []  # while these live, no other array has their identity
+
+        def see(path: str, x: mx.array, indices: mx.array | None) -> None:
+            kept.append(x)
+            for key, paths in seen:
+                if key == id(x):
+                    if path not in paths:
+                        paths.append(path)
+                    return
+            if not any(path in paths for _, paths in seen):
+                seen.append((id(x), [path]))
+
+        with tapped(dict(modules), see):
+            for tokens, hidden in self._batches(index):
+                if index == OUTSIDE:
+                    self.model.tail(tokens[:1, :2], hidden[:1, :2])
+                else:
+                    self.model.layer(index, tokens[:1], hidden[:1])
+                break
+        return [paths for _, paths in seen]
+
+    def logits(self) -> Iterator[tuple[slice, mx.array]]:
+        """The tail's logits [b, t, vocabulary], lazily, with the windows they belong to."""
+        for begin in range(0, len(self._tokens), self._step):
+            rows = slice(begin, begin + self._step)
+            tokens, hidden = self._batch(rows, self.model.count)
+            assert hidden is not None
+            yield rows, self.model.tail(tokens, hidden)
+
+    def _batches(self, index: int) -> Iterator[tuple[mx.array, mx.array]]:
+        at = self.model.count if index == OUTSIDE else index
+        for begin in range(0, len(self._tokens), self._step):
+            tokens, hidden = self._batch(slice(begin, begin + self._step), at)
+            assert hidden is not None
+            yield tokens, hidden
+
+    def _batch(self, rows: slice, index: int | None) -> tuple[mx.array, mx.array | None]:
+        tokens = mx.array(self._tokens[rows])
+        if index is None:
+            return tokens, None
+        end = min(rows.stop, len(self._tokens))
+        states = self._work.rows(self.at(index), "h", rows.start, end)
+        kind = getattr(mx, self._work.facts(self.at(index)))
+        return tokens, mx.array(states).astype(kind)
+
+    def _write(self, to: int, run: Any, index: int | None) -> None:
+        """Compute a step batch by batch."""
+        if self._work.has(self.at(to)):
+            return
+        tokens, hidden = self._batch(slice(0, self._step), index)
+        first = run(tokens, hidden)
+        shape = (len(self._tokens), *first.shape[1:])
+        kind = str(first.dtype).rsplit(".", 1)[-1]
+        with self._work.writing(self.at(to), {"h": (np.float32, shape)}, kind) as write:
+            for begin in range(0, len(self._tokens), self._step):
+                if begin:
+                    tokens, hidden = self._batch(slice(begin, begin + self._step), index)
+                    first = run(tokens, hidden)
+                states = np.asarray(first.astype(mx.float32))
+                self._check(states, index)
+                write("h", begin, states)
+                del first
+
+    def _check(self, states: Array, index: int | None) -> None:
+        if not np.isfinite(states).all():
+            where = "the embedding" if index is None else self.model.paths[index]
+            raise ModelError(
+                f"{self.model.origin}: NaN or infinity in the output of {where} on the calibration "
+                "text; `mlxquant inspect --verify` looks for such weights"
+            )
