@@ -70,11 +70,10 @@ def _is_small(x: mx.array) -> bool:
 def _product(layer: Any, x: mx.array) -> mx.array:
     """x [..., columns] times a layer's weight, packed [rows, …] → [..., rows].
 
-    Each batch of rows is decoded after the product with the one before: memory does not grow with
-    the matrix.
+    In memory are the result and at most as much again.
     """
     parts: list[mx.array] = []
-    for first, last in _chunks(layer["weight"].shape[0], x.shape[-1]):
+    for first, last in _chunks(x, layer["weight"].shape[0]):
         packed = layer["weight"][first:last]
         if parts:
             packed = mx.depends([packed], [parts[-1]])[0]
@@ -92,7 +91,14 @@ def _product(layer: Any, x: mx.array) -> mx.array:
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
 
 
-def _chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    step = max(1, CHUNK_BYTES // (4 * columns))
+def _chunks(x: mx.array, rows: int) -> Iterator[tuple[int, int]]:
+    """(first, last) of the rows of a weight that are decoded together.
+
+    Results in parts are in memory twice while they are joined, so a matrix that is no larger than
+    its product with `x` is decoded at once; of others CHUNK_BYTES, each batch of rows after the
+    product with the one before.
+    """
+    columns = x.shape[-1]
+    step = rows if columns**2 <= x.size else max(1, CHUNK_BYTES // (4 * columns))
     for first in range(0, rows, step):
         yield first, min(first + step, rows)
