@@ -1,0 +1,160 @@
+"""The second moments of a layer's input, made ready for error feedback.
+
+The output of a linear layer changes by (W - Q) x when W becomes Q. Over calibration inputs the mean
+squared change is the quadratic form that all of this works on:
+
+    objective = tr((W - Q) H (W - Q)^T),     H = mean of x x^T
+
+Columns are taken one after another, and what rounding one did to the output is made good by those
+that follow. With the columns in that order and H = M M^T, M upper triangular,
+
+    objective = sum over columns c of |D_0 M_0c + … + D_c M_cc|²,     D = W - Q
+
+so that column c, once those before it are fixed, is best rounded at
+
+    w_c + sum over j < c of D_j · M_jc / M_cc
+
+This is the update of GPTQ (Frantar, Ashkboos, Hoefler, Alistarh 2022, arXiv:2210.17323), which
+takes M^-1 from a Cholesky factor of H^-1, and Babai's nearest plane (Chen et al. 2025,
+arXiv:2507.18553). Here one factorization is enough, and nothing is inverted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RequestError
+from ..formats.base import Array
+from ..formats.floats import Float32
+
+__all__ = ["DAMPING", "Hessian", "factorize", "moments"]
+
+Float64 = NDArray[np.float64]
+
+#: what is added to the diagonal before it is factorized, in parts of its mean
+DAMPING = 0.01
+
+#: below this, what is left of a column beside the others is rounding error
+_SMALLEST_PIVOT = 1e-5
+
+#: how often the damping is raised, tenfold each time, until the factorization succeeds
+_ATTEMPTS = 12
+
+
+@dataclass(frozen=True)
+class Hessian:
+    """Second moments of a layer's input, factorized.
+
+    Attributes:
+        matrix: float32 [k, k], scaled so that its diagonal's mean is 1; zeros where there was none.
+        order: int [k], columns in the order in which they are rounded.
+        feedback: float32 [k, k], M_jc / M_cc above the diagonal, columns in `order`.
+        pivots: float32 [k], M_cc², in `order`.
+        damping: what was added to the diagonal, in parts of its mean.
+    """
+
+    matrix: Float32
+    order: NDArray[np.int64]
+    feedback: Float32
+    pivots: Float32
+    damping: float
+
+    @property
+    def diagonal(self) -> Float32:
+        """float32 [k], of `matrix`."""
+        return np.ascontiguousarray(np.diagonal(self.matrix))
+
+    @property
+    def importance(self) -> Float32:
+        """The diagonal with dead columns at a small part of the mean, for searches that would
+        otherwise not look at them; all 1 where nothing was active."""
+        if not self.diagonal.any():
+            return np.ones_like(self.diagonal)
+        return np.maximum(self.diagonal, np.float32(1e-6))
+
+
+def moments(hessian: Array) -> Float64:
+    """Check a matrix of second moments, and scale it.
+
+    Args:
+        hessian: float [k, k], symmetric up to rounding; only the mean of it and its transpose
+            counts.
+
+    Returns: float64 [k, k], the mean of its diagonal 1; zeros if it is zero.
+
+    Raises:
+        RequestError: not square, NaN or infinite, or with a negative diagonal.
+    """
+    if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1]:
+        raise RequestError(f"second moments of shape {list(hessian.shape)}; a square needed")
+    matrix: Float64 = np.asarray(hessian, np.float64)
+    diagonal = np.diagonal(matrix)
+    if not np.isfinite(diagonal).all() or not np.isfinite(matrix).all():
+        wrong = int(np.argwhere(~np.isfinite(matrix))[0, 0])
+        raise RequestError(
+            f"second moments that are NaN or infinite, first in column {wrong}: an activation was; "
+            "calibrate with other text, or leave this tensor out"
+        )
+    if (diagonal < 0).any():
+        wrong = int(diagonal.argmin())
+        raise RequestError(
+            f"second moment {diagonal[wrong]} of column {wrong} is negative; calibrate anew"
+        )
+    mean = float(diagonal.mean()) if len(diagonal) else 0.0
+    if mean == 0:
+        return np.zeros_like(matrix)
+    scaled: Float64 = matrix + matrix.T
+    scaled *= 0.5 / mean
+    return scaled
+
+
+def factorize(hessian: Array, damping: float = DAMPING) -> Hessian:
+    """Second moments → what rounding with feedback needs.
+
+    Singular moments are no obstacle: the damping is raised until the factorization succeeds.
+    Columns that were never active (dead) neither give nor take feedback.
+
+    Args:
+        hessian: float [k, k], the mean or the sum of x x^T; its scale does not matter.
+        damping: added to the diagonal, in parts of its mean; at least 0.
+
+    Raises:
+        RequestError: as `moments`; or the matrix is far from being positive semidefinite.
+    """
+    matrix = moments(hessian)
+    diagonal = np.diagonal(matrix)
+    order = np.argsort(-diagonal, kind="stable")
+    # upper triangular of the order as lower triangular of its reverse
+    reverse = order[::-1]
+    turned = matrix[reverse[:, None], reverse]
+    at = np.arange(len(order))
+    added = damping
+    for _ in range(_ATTEMPTS):
+        turned[at, at] = diagonal[reverse] + added
+        if not diagonal.any():
+            turned[at, at] = 1
+        try:
+            lower = np.linalg.cholesky(turned)
+        except np.linalg.LinAlgError:
+            added = max(10 * added, 1e-6)
+            continue
+        pivots = np.diagonal(lower)
+        if (pivots > _SMALLEST_PIVOT).all():
+            break
+        added = max(10 * added, 1e-6)
+    else:
+        raise RequestError(
+            "second moments that are not positive semidefinite, even with "
+            f"{added:g} of their mean added to the diagonal; calibrate anew"
+        )
+    feedback = (lower / pivots).astype(np.float32)[::-1, ::-1]
+    return Hessian(
+        matrix.astype(np.float32),
+        order,
+        np.ascontiguousarray(feedback),
+        np.ascontiguousarray((pivots * pivots)[::-1], np.float32),
+        added,
+    )
