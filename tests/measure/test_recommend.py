@@ -146,7 +146,7 @@ def test_where_nothing_fits() -> None:
     ("budget", "context", "said"),
     [
         (4.0, 8192, "a prompt in smaller parts: affine2-g64 fits with `mlxquant chat --prefill"),
-        (3.6, 8192, "a cache in fewer bits: affine2-g64 fits with `mlxquant chat --kv-bits 8 --p"),
+        (3.6, 8192, "a cache in fewer bits: affine2-g64 fits with `mlxquant chat --kv-bits 4 --p"),
     ],
 )
 def test_options_that_make_something_fit(budget: float, context: int, said: str) -> None:
