@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..run.affine import AffineEmbedding, AffineLinear
 from ..run.linear import CHUNK_BYTES
 
 __all__ = ["decode_on_cpu"]
@@ -36,30 +37,39 @@ def decode_on_cpu(model: Any) -> None:
             module.__class__ = other
 
 
-class _DecodedLinear(nn.QuantizedLinear):  # type: ignore[misc]
-    """nn.QuantizedLinear, decoded."""
+class _Linear:
+    """Before a quantized linear layer: its product, decoded."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """x [..., input_dims] → [..., output_dims]."""
         y: mx.array
         if _is_small(x):
-            y = super().__call__(x)
+            y = super().__call__(x)  # type: ignore[misc]
             return y
         y = _product(self, x)
-        if "bias" in self:
-            y = y + self["bias"]
+        if "bias" in self:  # type: ignore[operator]
+            y = y + self["bias"]  # type: ignore[index]
         return y
 
 
-class _DecodedEmbedding(nn.QuantizedEmbedding):  # type: ignore[misc]
-    """nn.QuantizedEmbedding that is an output head too, decoded."""
+class _Embedding:
+    """Before a quantized embedding that is an output head too: its product, decoded."""
 
     def as_linear(self, x: mx.array) -> mx.array:
         """x [..., dims] → scores [..., num_embeddings]."""
-        return super().as_linear(x) if _is_small(x) else _product(self, x)
+        y: mx.array
+        y = super().as_linear(x) if _is_small(x) else _product(self, x)  # type: ignore[misc]
+        return y
 
 
-_CLASSES = {nn.QuantizedLinear: _DecodedLinear, nn.QuantizedEmbedding: _DecodedEmbedding}
+def _decoding(first: type, kind: type) -> type:
+    return type(kind.__name__, (first, kind), {})
+
+
+_CLASSES: dict[type, type] = {
+    **{kind: _decoding(_Linear, kind) for kind in (nn.QuantizedLinear, AffineLinear)},
+    **{kind: _decoding(_Embedding, kind) for kind in (nn.QuantizedEmbedding, AffineEmbedding)},
+}
 
 
 def _is_small(x: mx.array) -> bool:

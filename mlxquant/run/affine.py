@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 
-__all__ = ["in_float32"]
+__all__ = ["AffineEmbedding", "AffineLinear", "in_float32"]
 
 
 def in_float32(layer: Any, dtype: mx.Dtype) -> None:
@@ -32,18 +32,25 @@ def in_float32(layer: Any, dtype: mx.Dtype) -> None:
     layer.dtype = dtype
 
 
-class _Linear(nn.QuantizedLinear):  # type: ignore[misc]
+class AffineLinear(nn.QuantizedLinear):  # type: ignore[misc]
+    """nn.QuantizedLinear, in float32."""
+
     def __call__(self, x: mx.array) -> mx.array:
+        """x [..., input_dims] → [..., output_dims]."""
         y: mx.array = super().__call__(x.astype(mx.float32))
         return y.astype(x.dtype)
 
 
-class _Embedding(nn.QuantizedEmbedding):  # type: ignore[misc]
+class AffineEmbedding(nn.QuantizedEmbedding):  # type: ignore[misc]
+    """nn.QuantizedEmbedding, in float32."""
+
     def __call__(self, tokens: mx.array) -> mx.array:
+        """Ids [...] → vectors [..., dims]."""
         rows: mx.array = super().__call__(tokens)
         return rows.astype(self.dtype)
 
     def as_linear(self, x: mx.array) -> mx.array:
+        """x [..., dims] → scores [..., num_embeddings], for heads that are tied to it."""
         y: mx.array = super().as_linear(x.astype(mx.float32))
         return y.astype(x.dtype)
 
@@ -55,7 +62,7 @@ class _SwitchLinear(QuantizedSwitchLinear):  # type: ignore[misc]
 
 
 _KINDS: dict[type, type] = {
-    nn.QuantizedLinear: _Linear,
-    nn.QuantizedEmbedding: _Embedding,
+    nn.QuantizedLinear: AffineLinear,
+    nn.QuantizedEmbedding: AffineEmbedding,
     QuantizedSwitchLinear: _SwitchLinear,
 }

@@ -9,6 +9,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
+from mlxquant import quantize, quantize_gguf
 from mlxquant.measure import decoded
 from mlxquant.measure.decoded import decode_on_cpu
 from mlxquant.run.model import load
@@ -95,15 +96,17 @@ def test_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(model.layer) is nn.QuantizedLinear
 
 
-def test_a_whole_model(bundled: Any, tmp_path: Any) -> None:
-    from mlxquant import quantize
-
-    quantize(None, tmp_path / "q", bits=3)
-    model, _ = load(tmp_path / "q", dtype="float32")
+@pytest.mark.parametrize("kind", ["mlx", "ggml"])
+def test_a_whole_model(kind: str, bundled: Any, tmp_path: Any) -> None:
+    paths = {"mlx": tmp_path / "q", "ggml": tmp_path / "q.gguf"}
+    quantize(None, paths["mlx"], bits=3)
+    quantize_gguf(None, paths["ggml"], "Q8_0")  # held in MLX's layout
+    model, _ = load(paths[kind], dtype="float32")
     tokens = mx.array(np.random.default_rng(0).integers(0, 4000, (1, 40)))
     before = np.array(model(tokens))
     decode_on_cpu(model)
     after = np.array(model(tokens))
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-4)
-    assert {type(m).__name__ for _, m in model.named_modules()} >= {"_DecodedLinear"}
-    assert not any(type(m) is nn.QuantizedLinear for _, m in model.named_modules())
+    quantized = [m for _, m in model.named_modules() if isinstance(m, nn.QuantizedLinear)]
+    assert len(quantized) == 8 * 7
+    assert all(isinstance(m, decoded._Linear) for m in quantized)
