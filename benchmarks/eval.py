@@ -6,9 +6,13 @@
 The bundled model in 4 bits against itself as it is, on the bundled text, windows of 512. Measured
 in turn, as processes of their own:
 
-    forward   both models over the windows, 8 at a time, logits computed and thrown away; the time
-              is that of these passes alone, without imports and loading
+    forward   both models over the windows, 8 at a time, loaded as eval loads them, logits computed
+              and thrown away; the time is that of these passes alone, without imports and loading
     eval      `mlxquant eval 4bit --reference bundled`, the whole process from start to exit
+
+On Linux MLX multiplies by the BLAS that its package brings, which is slow; with another one
+preloaded (LD_PRELOAD) the passes are many times as fast, and what eval adds to them weighs more.
+The JSON says which it was.
 
 Prints a table on stderr, writes JSON, and exits 1 where a limit is exceeded.
 """
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -39,13 +44,13 @@ LIMITS = {
 FORWARD = """
 import json, os, sys, time
 import mlx.core as mx
-from mlxquant.measure.session import usual_dtype
+from mlxquant import open_checkpoint
+from mlxquant.measure.session import load_to_measure, usual_dtype
 from mlxquant.measure.text import Cutting, read_text
-from mlxquant.run.model import load
 text, most, target = read_text(), int(sys.argv[1]) or None, sys.argv[2]
 wall = cpu = 0.0
 for path in sys.argv[3:]:
-    model, tokenizer = load(path, dtype=usual_dtype())
+    model, tokenizer = load_to_measure(open_checkpoint(path), usual_dtype())
     windows = Cutting(most=most).windows(tokenizer, text)
     began, busy = time.perf_counter(), sum(os.times()[:2])
     for begin in range(0, windows.count, 8):
@@ -87,6 +92,7 @@ def main() -> int:
         "machine": machine(),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("mlxquant", "mlx", "mlx-lm", "numpy")},
+        "preloaded": [Path(name).name for name in os.environ.get("LD_PRELOAD", "").split()],
         "repeat": options.repeat,
     }
     runs: dict[str, list[dict[str, float]]] = {"forward": [], "eval": []}

@@ -1,10 +1,10 @@
 """What does the bundled model lose in every format that `mlxquant recommend` offers?
 
-    python benchmarks/losses.py --windows 16 --out mlxquant/assets/results/books-7m.json
+    python benchmarks/losses.py --out mlxquant/assets/results/books-7m.json
 
-Makes each format, and measures its divergence from the model as it is. `recommend` ships with the
-result: for the bundled model it is the measurement, for others the estimate's scale
-(mlxquant/measure/expected_loss.py).
+Makes each format, of MLX's and of llama.cpp's types, and measures its divergence from the model as
+it is. `recommend` ships with the result: for the bundled model it is the measurement, for others
+the estimate's scale (mlxquant/measure/expected_loss.py).
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ def main() -> None:
     """Make every format, and measure them all."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--windows", type=int, default=16, help="of 512 tokens")
-    parser.add_argument("--gguf", action="store_true", help="llama.cpp's types as well")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     footprint = Footprint(header_model(open_folder(BUNDLED_MODEL, quick=True)))
-    formats = mlx_candidates(footprint)[0] + (gguf_candidates(footprint) if given.gguf else [])
+    formats = mlx_candidates(footprint)[0] + gguf_candidates(footprint)
     with tempfile.TemporaryDirectory(prefix="losses-") as folder:
         made = []
         for each in formats:

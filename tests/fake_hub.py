@@ -6,8 +6,8 @@
         run(env=hub.environment(tmp_path))
 
 What it serves: `/api/models/ID/revision/REV`, `/api/models/ID/tree/COMMIT`, and
-`/ID/resolve/COMMIT/FILE` (HEAD and GET, with Range; weights redirect to `/blob/SHA256`, as the real
-hub sends large files to a store elsewhere).
+`/ID/resolve/COMMIT/FILE`, `main` for the newest commit (HEAD and GET, with Range; weights redirect
+to `/blob/SHA256`, as the real hub sends large files to a store elsewhere).
 """
 
 from __future__ import annotations
@@ -226,6 +226,7 @@ class Handler(BaseHTTPRequestHandler):
             message = f"Access to model {name} is restricted."
             self.say(401, {"X-Error-Code": "GatedRepo", "X-Error-Message": message})
             return
+        commit = repository.main if commit == "main" else commit
         data = repository.commits.get(commit, {}).get(path)
         if data is None:
             self.say(404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
@@ -260,10 +261,11 @@ class Handler(BaseHTTPRequestHandler):
         status, total = 200, len(data)
         wanted = self.headers.get("Range")
         if wanted is not None:
-            first = int(wanted.removeprefix("bytes=").split("-")[0])
-            data = data[first:]
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            begin, end = int(first), min(int(last or total) + 1, total)
+            data = data[begin:end]
             status = 206
-            headers = {**headers, "Content-Range": f"bytes {first}-{total - 1}/{total}"}
+            headers = {**headers, "Content-Range": f"bytes {begin}-{end - 1}/{total}"}
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(key, value)

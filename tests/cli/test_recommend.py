@@ -48,7 +48,7 @@ def commands(out: str) -> list[list[str]]:
 def test_every_command_runs_and_makes_what_was_foreseen(
     gguf: tuple[str, ...], run: Callable[..., object], tmp_path: Path
 ) -> None:
-    source = tiny_models.make(tmp_path / "my model", "qwen3", hidden_size=256)
+    source = tiny_models.make(tmp_path / "my model", "qwen3", hidden_size=256, vocab_size=4096)
     for model in ((), (str(source),)):
         answer = run("recommend", *model, *MACHINE, *gguf, "--json").out
         formats = {each["format"]: each for each in json.loads(answer)["formats"]}
@@ -107,7 +107,7 @@ def test_nothing_fits(run: Callable[..., object], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("no/such/model", "--machine", "phone"), "HF_HUB_OFFLINE is set"),
+        (("no-such/model", "--machine", "phone"), "HF_HUB_OFFLINE is set"),
         (("nowhere",), "no such folder here"),
         (("--memory", "lots"), "memory 'lots': a size from 64MB to 16TB"),
         (("--chip", "M0"), "no chip 'M0'"),
