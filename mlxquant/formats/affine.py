@@ -42,7 +42,7 @@ from .mlx_format import MlxFormat, groups_of, refuse_nonfinite
 from .packing import WIDTHS, pack, unpack
 from .registry import register
 
-__all__ = ["GROUP_SIZES", "Affine"]
+__all__ = ["GROUP_SIZES", "Affine", "plain_scales"]
 
 #: the group sizes that mx.quantize takes
 GROUP_SIZES = (32, 64, 128)
@@ -97,10 +97,7 @@ class Affine(MlxFormat):
         groups = groups_of(rows, self.group_size)
         high, low = groups.max(axis=-1), groups.min(axis=-1)
         refuse_nonfinite(groups, high, low)
-        if self.bits == 1:
-            scale, bias = _whole_range(groups, high, low)
-        else:
-            scale, bias = self._scale_and_bias(high, low)
+        scale, bias = plain_scales(self, groups, high, low)
         # scale is 0 only in a group of one huge value repeated, where every difference is 0 too
         divisor = np.where(scale == 0, np.float32(1), scale)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -147,6 +144,22 @@ class Affine(MlxFormat):
             np.add(groups, bias, out=groups)
             groups = round_to(groups, self.dtype)
         return groups.reshape(rows.shape)
+
+
+def plain_scales(
+    target: Affine, groups: Float32, high: Float32, low: Float32
+) -> tuple[Float32, Float32]:
+    """The scale and bias that mx.quantize takes, before they are rounded to the file's type.
+
+    Args:
+        groups: float32 [n, b, g], finite.
+        high, low: float32 [n, b], the largest and the smallest weight of each group.
+
+    Returns: float32 [n, b] each.
+    """
+    if target.bits == 1:
+        return _whole_range(groups, high, low)
+    return target._scale_and_bias(high, low)
 
 
 def _whole_range(groups: Float32, high: Float32, low: Float32) -> tuple[Float32, Float32]:

@@ -82,18 +82,31 @@ def stored_rows(source: SourceModel, name: str, dtype: str, begin: int, end: int
     return result
 
 
-def encode_rows(target: MlxFormat, rows: Array, dtype: str) -> tuple[Array, ...]:
+def encode_rows(
+    target: MlxFormat,
+    rows: Array,
+    dtype: str,
+    *,
+    method: str = "rtn",
+    importance: Array | None = None,
+) -> tuple[Array, ...]:
     """The wire arrays of float rows.
 
     Args:
         target: the format.
         rows: [n, k] in the carrier of `dtype`.
+        method: `rtn` for plain rounding, `search` for the scales of least error.
+        importance: float32 [k] or None, what an error in each column counts; rounding ignores it.
 
     Raises:
         NonFiniteError: a weight is NaN or infinite, or a scale overflows its type.
     """
     check_finite(rows, dtype)
-    if target.name.startswith(_ENCODED_BY_MLX):
+    if method == "search":
+        from .search import search
+
+        parts = search(target.with_dtype(dtype), to_float32(rows, dtype), importance)
+    elif target.name.startswith(_ENCODED_BY_MLX):
         import mlx.core as mx
 
         wire = mx.quantize(to_mx(rows, dtype), **target.mlx_config())

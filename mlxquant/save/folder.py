@@ -16,6 +16,7 @@ from ..formats.base import Array, NonFiniteError
 from ..formats.repack import to_mlx
 from ..load.checkpoint import carrier_of
 from ..quantize.exact import stored_tensors
+from ..quantize.policy import Request
 from ..quantize.rows import check_finite, encode_rows, float_rows, stored_rows
 from .layout import Job, Layout, Output, Shard, cut
 
@@ -57,9 +58,15 @@ def lay_out(
     jobs = [
         job
         for item, indices in zip(plan.items, of_item, strict=True)
-        for job in _jobs(item, source, indices, outputs, finite, staged or {})
+        for job in _jobs(item, source, indices, outputs, finite, staged or {}, _method(plan))
     ]
     return Layout(outputs, shards, cut(jobs), sum(item.size for item in plan.items))
+
+
+def _method(plan: Plan) -> str:
+    """How `encode_rows` is to encode; what has error feedback too is staged where it can be."""
+    plain = not isinstance(plan.request, Request) or plan.request.how == "rtn"
+    return "rtn" if plain else "search"
 
 
 def _arrays(item: Item, source: SourceModel) -> Iterator[Spec]:
@@ -113,6 +120,7 @@ def _jobs(
     outputs: tuple[Output, ...],
     finite: bool,
     staged: Mapping[str, Staged],
+    method: str,
 ) -> Iterator[Job]:
     """One job for rows that are computed, one an array for what is passed through."""
     place = source.parameters[item.name].origin
@@ -124,7 +132,7 @@ def _jobs(
         yield Job(item.name, tuple(indices), place, rows, row_bytes, produce)
         return
     if item.target is not None or item.decoded:
-        produce = staged.get(item.name) or partial(_computed, source, item, finite)
+        produce = staged.get(item.name) or partial(_computed, source, item, finite, method)
         yield Job(item.name, tuple(indices), place, rows, 2 * item.shape[-1], produce)
         return
     for index in indices:
@@ -187,7 +195,7 @@ def _not_finite(source: SourceModel, name: str, what: str) -> ModelError:
 
 
 def _computed(
-    source: SourceModel, item: Item, imported: bool, begin: int, end: int
+    source: SourceModel, item: Item, imported: bool, method: str, begin: int, end: int
 ) -> tuple[Array, ...]:
     """Rows decoded, and encoded in the item's format.
 
@@ -198,7 +206,7 @@ def _computed(
     if item.target is None:
         return (rows,)
     try:
-        return encode_rows(item.target, rows, item.dtype)
+        return encode_rows(item.target, rows, item.dtype, method=method)
     except NonFiniteError as problem:
         remedy = f"; --tensor '{item.module}=keep' leaves this one as it is" * (not imported)
         raise ModelError(
