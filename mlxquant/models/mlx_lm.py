@@ -22,7 +22,7 @@ from ..load.lazy import Node
 from .source_model import Module, SourceModel
 from .trace import LOADED, sanitized
 
-__all__ = ["Module", "SourceModel", "resolve_model"]
+__all__ = ["Module", "SourceModel", "build_model", "describe_model", "resolve_model"]
 
 
 def resolve_model(checkpoint: Checkpoint) -> SourceModel:
@@ -34,13 +34,13 @@ def resolve_model(checkpoint: Checkpoint) -> SourceModel:
     """
     is_folder = checkpoint.path.is_dir()
     config = mlx_lm_utils.load_config(checkpoint.path) if is_folder else dict(checkpoint.config)
-    model = _build(checkpoint, config)
+    model = build_model(checkpoint, config)
 
     def sanitize(weights: dict[str, Any]) -> Mapping[str, Any]:
         # A model of its own for every run: some architectures change themselves in `sanitize`
         # (gemma3 drops its head when the checkpoint has none).
         nonlocal model
-        model = _build(checkpoint, config)
+        model = build_model(checkpoint, config)
         return model.sanitize(weights) if hasattr(model, "sanitize") else weights
 
     given, blocks = checkpoint.nodes(), checkpoint.blocks()
@@ -57,6 +57,21 @@ def resolve_model(checkpoint: Checkpoint) -> SourceModel:
         _quantize_as_stored(model, quantization, nodes)
     parameters = _match(checkpoint, model, nodes)
     undecoded = {id(given[name]): node for name, node in blocks.items()}
+    kept = {name: undecoded[id(node)] for name, node in parameters.items() if id(node) in undecoded}
+    return describe_model(checkpoint, config, model, parameters, kept)
+
+
+def describe_model(
+    checkpoint: Checkpoint,
+    config: dict[str, Any],
+    model: Any,
+    parameters: dict[str, Node],
+    blocks: dict[str, Node],
+) -> SourceModel:
+    """What mlx-lm's model says of its modules, with the parameters that it is given.
+
+    Args: as SourceModel's attributes; `model` comes from `build_model` and may be quantized since.
+    """
     predicate = getattr(model, "quant_predicate", None) or (lambda path, module: True)
     leaves = tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)
     modules = {
@@ -70,9 +85,7 @@ def resolve_model(checkpoint: Checkpoint) -> SourceModel:
         checkpoint=checkpoint,
         config=config,
         parameters=parameters,
-        blocks={
-            name: undecoded[id(node)] for name, node in parameters.items() if id(node) in undecoded
-        },
+        blocks=blocks,
         modules=modules,
         layers=len(model.layers) if hasattr(model, "layers") else 0,
         down_path=down[0] if down else None,
@@ -82,8 +95,12 @@ def resolve_model(checkpoint: Checkpoint) -> SourceModel:
     )
 
 
-def _build(checkpoint: Checkpoint, config: dict[str, Any]) -> Any:
-    """The model, its parameters lazy."""
+def build_model(checkpoint: Checkpoint, config: dict[str, Any]) -> Any:
+    """mlx-lm's model of a config, its parameters lazy.
+
+    Raises:
+        ModelError: an architecture that mlx-lm does not know, or a config that describes none.
+    """
     kind = config["model_type"]
     try:
         model_class, args_class = mlx_lm_utils._get_classes(config)

@@ -1,0 +1,498 @@
+"""Scales folded between a weight and what makes its input, so that the loud channels lose less.
+
+A linear module multiplies x Wᵀ. Where what makes x can be divided by s, a number a channel, and W's
+columns multiplied by s, nothing changes but what rounding does: in a group of weights that share
+a scale, a column that is larger loses relatively less. Columns whose inputs are large deserve that.
+
+    input norm   → q, k, v              norm's weights / s,        W diag(s)
+    second norm  → gate, up, routers    norm's weights / s,        W diag(s), experts included
+    values       → output               values' rows / s,          W diag(s), s shared by the heads
+    up           → down                 up's rows / s,             W diag(s), each expert its own s
+
+s = m^α, or m^α / c^(1-α), with m the root mean square of each input and c the mean size of each
+column relative to its row; scaled so that its least and largest are each other's inverse. α is
+searched on a grid for the least Σ ‖x Wᵀ - (x / s) Ŵᵀ‖² / Σ ‖x Wᵀ‖², with Ŵ what the caller's
+quantizer makes of W diag(s); α = 0 is s = 1, so that the error never grows.
+
+Which foldings an architecture has is suggested by names and shapes and tried at a small size
+(`probe.py`); one that changes logits is not used.
+
+Source: J. Lin et al., AWQ: Activation-aware Weight Quantization for LLM Compression and
+Acceleration (MLSys 2024, arXiv:2306.00978). It takes the mean of |x| for m; here it is what second
+moments give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..load.blocks import floats_of
+from ..load.lazy import Node
+from ..load.operations import cast, constant, to_mx
+from ..models.source_model import SourceModel
+from .decoder import Layer, Pair, find_decoder, require_floats
+from .policy import DTYPES
+from .probe import Probe
+from .statistics import Statistics
+from .transform import replaced, scaled
+
+__all__ = ["AwqResult", "Folding", "Group", "awq", "fold", "foldings", "search_scales"]
+
+Float32 = NDArray[np.float32]
+
+#: (module's path, rows float32 [n, k], importance float32 [k] or None) → the rows as stored
+Quantizer = Callable[[str, Float32, Float32 | None], Float32]
+#: called with (foldings done, foldings in all, where the next is)
+Progress = Callable[[int, int, str], None]
+
+#: what reads the input that scales are folded into
+KINDS = ("attention", "feed forward", "output", "down")
+
+#: rows of a weight that the search looks at
+SAMPLE = 512
+#: scales are no further from one than this
+_LARGEST = 1e4
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modules that share an input, and what makes it.
+
+    Attributes:
+        kind: one of KINDS.
+        norm: path of the norm that makes the input, which multiplies by `unit + w`; or
+        pair: the rows that make it.
+        readers: paths of all that read it.
+        heads, key_heads, head_width: where heads share the scales of the values that they read.
+    """
+
+    kind: str
+    norm: str | None
+    pair: Pair | None
+    readers: tuple[str, ...]
+    unit: int = 0
+    heads: int = 1
+    key_heads: int = 1
+    head_width: int = 0
+
+    @property
+    def maker(self) -> str:
+        """Path of the module whose output is divided."""
+        if self.norm is not None:
+            return self.norm
+        assert self.pair is not None
+        return self.pair.rows.path
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Scales that were folded.
+
+    Attributes:
+        group: where.
+        scales: float32 [k], or [experts, k]: the new input of `group.readers` is x / scales.
+        alpha: float32 [] or [experts]: the exponent; 0 for scales of one.
+        error, before: squared error of the readers' outputs over their square, with and without
+            the scales, on the rows that were looked at.
+    """
+
+    group: Group
+    scales: Float32 = field(repr=False)
+    alpha: Float32
+    error: float
+    before: float
+
+    @property
+    def gain(self) -> float:
+        """How much of the error is left, 1 where nothing was gained."""
+        return self.error / self.before if self.before else 1.0
+
+
+@dataclass(frozen=True)
+class AwqResult:
+    """A model with scales folded in.
+
+    Attributes:
+        source: the model; its logits are the old ones to float error.
+        foldings: what was folded where, in the model's order.
+        refused: kinds of foldings that this architecture does not have.
+    """
+
+    source: SourceModel
+    foldings: tuple[Folding, ...]
+    refused: tuple[str, ...]
+
+
+def awq(
+    source: SourceModel,
+    statistics: Mapping[str, Sequence[Statistics]],
+    quantizer: Quantizer,
+    *,
+    grid: int = 20,
+    dtype: str | None = None,
+    sample: int = SAMPLE,
+    progress: Progress | None = None,
+) -> AwqResult:
+    """Choose scales for every group of modules and fold them in.
+
+    One group's sampled rows are in memory at a time, and its statistics.
+
+    Args:
+        source: float weights.
+        statistics: by module path; one entry, or one an expert. A module without any, or that saw
+            no token, takes no part; a group without any stays as it is.
+        quantizer: what the modules will be quantized by; gives back the rows of a module that will
+            stay float.
+        grid: exponents tried between 0 and 1.
+        dtype: `bfloat16`, …: what vectors will be stored in; None for what config.json says.
+            Scales are taken so that norms (and biases) divided by them are numbers of that type.
+        sample: rows of each weight that the search looks at.
+
+    Raises:
+        RequestError: packed weights. ModelError: the architecture cannot be tried.
+    """
+    require_floats(source, "AWQ")
+    groups, refused = foldings(source)
+    stored = DTYPES.get(dtype or str(source.config.get("torch_dtype")), "F32")
+    found: list[Folding] = []
+    for done, group in enumerate(groups):
+        if progress is not None:
+            progress(done, len(groups), group.maker)
+        folding = _search_group(source, group, statistics, quantizer, grid, sample)
+        if folding is not None:
+            found.append(_representable(source, folding, stored))
+    return AwqResult(fold(source, found), tuple(found), refused)
+
+
+def foldings(source: SourceModel) -> tuple[tuple[Group, ...], tuple[str, ...]]:
+    """The groups of modules that scales can be folded into, in the model's order; and the kinds
+    that this architecture does not have.
+
+    Raises:
+        ModelError: the architecture cannot be tried.
+    """
+    probe = Probe(source)
+    small, names = probe.source, find_decoder(source).names
+    if find_decoder(small).names != names:
+        return (), KINDS
+    variants: list[tuple[str, int, int]] = []
+    refused = []
+    for kind in KINDS:
+        tries = [(kind, norm, unit) for norm in range(4) for unit in (0, 1)]
+        tries = tries if kind in ("attention", "feed forward") else [(kind, 0, 0)]
+        fitting = next((t for t in tries if _holds(probe, small, t)), None)
+        if fitting is None:
+            refused.append(kind)
+        else:
+            variants.append(fitting)
+    count = len(find_decoder(source).layers)
+    groups = [g for layer in range(count) for v in variants for g in _groups(source, layer, *v)]
+    return tuple(groups), tuple(refused)
+
+
+def _holds(probe: Probe, small: SourceModel, variant: tuple[str, int, int]) -> bool:
+    """Whether foldings of a kind leave a small model's logits alone, whatever the scales."""
+    rng = np.random.default_rng(3)
+    layers = range(len(find_decoder(small).layers))
+    groups = [group for layer in layers for group in _groups(small, layer, *variant)]
+    made = []
+    for group in groups:
+        scales = np.exp(rng.uniform(-1, 1, _shape(small, group))).astype(np.float32)
+        made.append(Folding(group, _shared(group, scales), np.ones((), np.float32), 0.0, 1.0))
+    return bool(made) and probe.keeps(lambda model: fold(model, made))
+
+
+def _groups(source: SourceModel, index: int, kind: str, norm: int, unit: int) -> Iterator[Group]:
+    """The groups of a kind in one layer; `norm`: which of its norms makes the input."""
+    decoder = find_decoder(source)
+    layer: Layer = decoder.layers[index]
+    if kind in ("attention", "feed forward"):
+        readers = layer.attention if kind == "attention" else layer.feed_forward
+        if readers and norm < len(layer.norms):
+            yield Group(kind, layer.norms[norm], None, readers, unit)
+    elif kind == "output" and layer.value is not None:
+        sizes = (decoder.heads, decoder.key_heads, decoder.head_width)
+        yield Group(kind, None, layer.value, (layer.value.reader,), 0, *sizes)
+    elif kind == "down":
+        for pair in layer.gated:
+            yield Group(kind, None, pair, (pair.reader,))
+
+
+def _shape(source: SourceModel, group: Group) -> tuple[int, ...]:
+    """Of a group's scales."""
+    *stack, _, k = source.parameters[f"{group.readers[0]}.weight"].shape
+    return (k,) if group.norm is not None else (*stack, k)
+
+
+def _shared(group: Group, scales: Float32) -> Float32:
+    """Scales [k] with one number for the channels that read the same value."""
+    if group.heads == group.key_heads:
+        return scales
+    own = scales.reshape(group.key_heads, -1, group.head_width)
+    return np.repeat(own[:, :1], own.shape[1], 1).reshape(-1)
+
+
+def fold(source: SourceModel, found: Sequence[Folding]) -> SourceModel:
+    """The model with these scales folded in; nothing is computed before it is asked for."""
+    nodes: dict[str, Node] = {}
+
+    def node(name: str) -> Node:
+        return nodes.get(name) or source.parameters[name]
+
+    for folding in found:
+        group, scales = folding.group, folding.scales
+        if (scales == 1).all():
+            continue
+        for path in group.readers:
+            nodes[f"{path}.weight"] = scaled(node(f"{path}.weight"), columns=scales)
+        if group.norm is not None:
+            for name in (f"{group.norm}.weight", f"{group.norm}.bias"):
+                if name in source.parameters:
+                    unit = group.unit if name.endswith("weight") else 0
+                    nodes[name] = _divided_norm(node(name), scales, unit)
+            continue
+        assert group.pair is not None
+        rows = group.pair.rows
+        weight, bias = f"{rows.path}.weight", f"{rows.path}.bias"
+        factors = np.ones(source.parameters[weight].shape[:-1], dtype=np.float32)
+        factors[..., rows.start : rows.stop] = 1 / _of_rows(group, scales)
+        nodes[weight] = scaled(node(weight), rows=factors)
+        if bias in source.parameters:
+            nodes[bias] = scaled(node(bias), columns=factors)
+    return replaced(source, nodes, ())
+
+
+def _of_rows(group: Group, scales: Float32) -> Float32:
+    """A number for each row that makes the input: one a value, where heads share them."""
+    if group.heads == group.key_heads:
+        return scales
+    return scales.reshape(group.key_heads, -1, group.head_width)[:, 0].reshape(-1)
+
+
+def _divided_norm(node: Node, scales: Float32, unit: int) -> Node:
+    values = _vector(node) + np.float32(unit)
+    made = constant(to_mx(values / scales - np.float32(unit), "F32"))
+    return Node(node.shape, "F32", made.compute, made.label, node.origin)
+
+
+def _vector(node: Node) -> Float32:
+    floats = floats_of(node)
+    return np.array(floats.flat(0, floats.size), dtype=np.float32).reshape(node.shape)
+
+
+def _representable(source: SourceModel, folding: Folding, dtype: str) -> Folding:
+    """Scales moved by less than a rounding, so that what is divided by them is a number of `dtype`.
+
+    Otherwise a norm in bfloat16 would be off by up to 2^-9 in every channel, as much as eight bits.
+    """
+    group, scales = folding.group, folding.scales
+    if group.norm is not None:
+        values, unit = _vector(source.parameters[f"{group.norm}.weight"]), group.unit
+        exact = _exact(values, scales, unit, dtype)
+    else:
+        assert group.pair is not None
+        rows = group.pair.rows
+        bias = source.parameters.get(f"{rows.path}.bias")
+        if bias is None:
+            return folding
+        values = _vector(bias)[..., rows.start : rows.stop]
+        exact = _exact(values, _of_rows(group, scales), 0, dtype)
+        if group.heads != group.key_heads:
+            own = exact.reshape(group.key_heads, 1, group.head_width)
+            exact = np.repeat(own, group.heads // group.key_heads, 1).reshape(-1)
+    return Folding(group, exact, folding.alpha, folding.error, folding.before)
+
+
+def _exact(values: Float32, scales: Float32, unit: int, dtype: str) -> Float32:
+    """s near `scales` with (unit + values) / s - unit a number of `dtype`; `scales` for zeros."""
+    gains = values + np.float32(unit)
+    divided = gains / scales - np.float32(unit)
+    rounded = _vector_of(cast(divided, "F32", dtype), dtype) + np.float32(unit)
+    near = np.abs(rounded * scales - gains) <= 2.0**-7 * np.abs(gains)
+    exact = np.divide(gains, rounded, out=scales.copy(), where=near & (rounded != 0))
+    return np.where(scales == 1, np.float32(1), exact).astype(np.float32)
+
+
+def _vector_of(carrier: NDArray[np.generic], dtype: str) -> Float32:
+    return np.array(cast(carrier, dtype, "F32"), dtype=np.float32)
+
+
+def _search_group(
+    source: SourceModel,
+    group: Group,
+    statistics: Mapping[str, Sequence[Statistics]],
+    quantizer: Quantizer,
+    grid: int,
+    sample: int,
+) -> Folding | None:
+    """The best scales of a group; None where nothing is known of its input."""
+    shape = _shape(source, group)
+    if len(shape) == 1:
+        parts = [
+            part for path in group.readers for part in _parts(source, path, statistics, sample)
+        ]
+        one = _search(parts, quantizer, grid, group)
+        return (
+            None if one is None else Folding(group, one[0], np.array(one[1], np.float32), *one[2:])
+        )
+    scales, alphas = np.ones(shape, dtype=np.float32), np.zeros(shape[0], dtype=np.float32)
+    error = before = 0.0
+    found = False
+    for part in _parts(source, group.readers[0], statistics, sample):
+        one = _search([part], quantizer, grid, group)
+        if one is not None:
+            scales[part.expert], alphas[part.expert] = one[0], one[1]
+            error, before, found = error + one[2], before + one[3], True
+    return Folding(group, scales, alphas, error, before) if found else None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A matrix that reads the input: sampled rows [n, k], and second moments [k, k] or [k]."""
+
+    path: str
+    expert: int
+    rows: Float32
+    moments: Float32
+    importance: Float32
+
+
+def _parts(
+    source: SourceModel,
+    path: str,
+    statistics: Mapping[str, Sequence[Statistics]],
+    sample: int,
+) -> Iterator[_Part]:
+    """A module's matrices of which the input is known, experts one by one."""
+    floats = floats_of(source.parameters[f"{path}.weight"])
+    *stack, n, k = floats.shape
+    for expert, seen in enumerate(statistics.get(path, ())):
+        importance = seen.importance
+        if importance is None:
+            continue
+        step = max(1, n // sample)
+        lead = tuple(range(expert, expert + 1) for _ in stack)
+        rows = np.array(floats.compute((*lead, range(0, n, step), range(k))), dtype=np.float32)
+        moments = seen.hessian
+        yield _Part(
+            path,
+            expert,
+            rows.reshape(-1, k),
+            importance if moments is None else moments,
+            importance,
+        )
+
+
+def _search(
+    parts: Sequence[_Part], quantizer: Quantizer, grid: int, group: Group
+) -> tuple[Float32, float, float, float] | None:
+    if not parts:
+        return None
+    sizes = np.mean([part.importance for part in parts], axis=0) ** 0.5
+    if group.heads != group.key_heads:
+        by_head = sizes.reshape(group.key_heads, -1, group.head_width)
+        sizes = np.broadcast_to(
+            np.mean(by_head**2, axis=1, keepdims=True) ** 0.5, by_head.shape
+        ).reshape(-1)
+    columns = np.mean([_column_sizes(part.rows) for part in parts], axis=0)
+
+    def stored(part: _Part, rows: Float32, scales: Float32) -> Float32:
+        return quantizer(part.path, rows, part.importance / scales**2)
+
+    return search_scales(
+        [part.rows for part in parts],
+        [part.moments for part in parts],
+        [partial(stored, part) for part in parts],
+        sizes.astype(np.float32),
+        _shared_mean(group, columns.astype(np.float32)),
+        grid=grid,
+    )
+
+
+def _shared_mean(group: Group, columns: Float32) -> Float32:
+    if group.heads == group.key_heads:
+        return columns
+    by_head = columns.reshape(group.key_heads, -1, group.head_width)
+    return np.broadcast_to(by_head.mean(1, keepdims=True), by_head.shape).reshape(-1)
+
+
+def _column_sizes(rows: Float32) -> Float32:
+    """Mean size of each column, every row taken relative to its largest weight; float32 [k]."""
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    relative = np.divide(np.abs(rows), largest, out=np.zeros_like(rows), where=largest > 0)
+    sizes: Float32 = relative.mean(axis=0)
+    return sizes
+
+
+def search_scales(
+    weights: Sequence[Float32],
+    moments: Sequence[Float32],
+    quantizers: Sequence[Callable[[Float32, Float32], Float32]],
+    sizes: Float32,
+    columns: Float32,
+    *,
+    grid: int = 20,
+) -> tuple[Float32, float, float, float]:
+    """Scales of matrices that share an input; pure.
+
+    Args:
+        weights: float32 [n, k] each.
+        moments: of each one's input, float32 [k, k] (mean of x xᵀ) or [k] (its diagonal).
+        quantizers: of each, (W diag(s) [n, k], s [k]) → the same as stored.
+        sizes: m, float32 [k] ≥ 0. columns: c, float32 [k] ≥ 0.
+        grid: exponents tried between 0 and 1.
+
+    Returns:
+        (scales float32 [k], exponent, error with them, error without): errors are squared errors
+        of outputs over squared outputs, summed over the matrices. Scales are ones where no others
+        are better.
+    """
+    ones = np.ones(len(sizes), dtype=np.float32)
+    norms = [max(_squared(w, h), 1e-30) for w, h in zip(weights, moments, strict=True)]
+
+    def error(scales: Float32) -> float:
+        total = 0.0
+        for w, h, quantizer, norm in zip(weights, moments, quantizers, norms, strict=True):
+            total += _squared(quantizer(w * scales, scales) / scales - w, h) / norm
+        return total
+
+    before = error(ones)
+    best = (ones, 0.0, before)
+    for step in range(1, grid + 1):
+        alpha = step / grid
+        for wanted in (_power(sizes, alpha), _power(sizes, alpha) / _power(columns, 1 - alpha)):
+            scales = _normalised(wanted)
+            now = error(scales)
+            if now < best[2]:
+                best = (scales, alpha, now)
+            if alpha == 1:
+                break  # both are the same
+    return (*best, before)
+
+
+def _power(values: Float32, exponent: float) -> Float32:
+    """Values, those of channels that are never used a ten-thousandth of the largest, to a power."""
+    largest = float(values.max(initial=0.0))
+    if not largest > 0 or not np.isfinite(largest):
+        return np.ones_like(values)
+    powers: Float32 = np.maximum(values / largest, 1e-4) ** np.float32(exponent)
+    return powers
+
+
+def _normalised(scales: Float32) -> Float32:
+    """Scales with the geometric middle of their range at one."""
+    middle = np.sqrt(scales.max() * scales.min())
+    clipped: Float32 = np.clip(scales / middle, 1 / _LARGEST, _LARGEST).astype(np.float32)
+    return clipped
+
+
+def _squared(weights: Float32, moments: Float32) -> float:
+    """Mean of ‖x Wᵀ‖², for W [n, k]."""
+    if moments.ndim == 1:
+        return float(np.square(weights).sum(axis=0) @ moments)
+    return float(np.vdot(weights @ moments, weights))
