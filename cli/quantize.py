@@ -63,6 +63,11 @@ def _overrides(
     help="Format of the modules that match: bits, a format's name (mxfp8, affine4-g32) or keep. "
     "May be repeated; the last match wins.",
 )
+@click.option(
+    "--plan",
+    metavar="FILE",
+    help="A plan file (YAML) with a format for every tensor; only --tensor is stronger.",
+)
 @click.option("--embed-bits", type=int, help="Bits of the embedding.")
 @click.option("--head-bits", type=int, help="Bits of the output head.")
 @click.option(
@@ -180,5 +185,7 @@ def default_output(model: str | None, request: Any) -> str:
         return f"{name}-dequantized"
     if request.recipe:
         return f"{name}-{request.recipe}"
+    if request.planned:
+        return f"{name}-{Path(request.planned.file).stem.removeprefix(f'{name}-')}"
     kind = request.mode if request.mode != "affine" else f"{request.default.bits}bit"
     return f"{name}-{kind}"

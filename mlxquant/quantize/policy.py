@@ -3,10 +3,11 @@
 The order of authority, the first that speaks wins:
 
     1. `tensors`         the user's globs, the last matching one
-    2. embed/head bits   the user's words for the embedding and the output head
-    3. recipe            mlx-lm's mixed recipes
-    4. the architecture  what mlx-lm's model class wants for its routers, gates, …
-    5. the default       bits, group size and mode
+    2. a plan file       a format for every module (plan_file.py); what follows has no say then
+    3. embed/head bits   the user's words for the embedding and the output head
+    4. recipe            mlx-lm's mixed recipes
+    5. the architecture  what mlx-lm's model class wants for its routers, gates, …
+    6. the default       bits, group size and mode
 
 What cannot take its format (a row that is no multiple of the group) stays as it is, and is listed.
 """
@@ -17,7 +18,8 @@ import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from .. import formats
 from ..errors import RequestError
@@ -25,8 +27,11 @@ from ..formats import MlxFormat
 from ..models.roles import layer_of, role_of
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from ..models.source_model import Module, SourceModel
     from .exact import ImportRequest
+    from .plan_file import PlanFile
 
 __all__ = ["RECIPES", "Item", "Plan", "Request", "make_plan"]
 
@@ -55,6 +60,7 @@ class Request:
         tensors: (glob over module paths, format) pairs; the format is a number of bits, a format's
             name (`affine4-g32`, `mxfp8`, …), or `keep`.
         embed_bits, head_bits: bits of the embedding and of the output head.
+        plan: a plan file, or what was read of one; a path is read at once and replaced by it.
         dtype: `float16`, `bfloat16` or `float32` for what stays unquantized and for scales; None
             keeps what the config names, as mlx_lm.convert does.
         method: how codes are chosen, one of METHODS; None for `rtn`, or `gptq` with `calibrate`.
@@ -71,6 +77,7 @@ class Request:
     tensors: tuple[tuple[str, str], ...] = ()
     embed_bits: int | None = None
     head_bits: int | None = None
+    plan: str | PathLike[str] | PlanFile | None = None
     dtype: str | None = None
     method: str | None = None
     calibrate: str | None = None
@@ -80,7 +87,7 @@ class Request:
     default: MlxFormat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check every field; raises RequestError."""
+        """Check every field; raises RequestError, and FileFormatError of a plan file."""
         pairs = self.tensors.items() if isinstance(self.tensors, Mapping) else self.tensors
         object.__setattr__(self, "tensors", tuple((str(glob), str(spec)) for glob, spec in pairs))
         object.__setattr__(
@@ -107,6 +114,22 @@ class Request:
             raise RequestError("--dequantize writes floats: leave out bits, groups and recipes")
         if self.dequantize and self.mode != "affine":
             raise RequestError(f"--dequantize writes floats: leave out mode {self.mode}")
+        if self.plan is not None:
+            others = (*asked, self.dequantize or None, None if self.mode == "affine" else self.mode)
+            if any(other is not None for other in others):
+                raise RequestError(
+                    "--plan chooses every format; leave bits, groups, modes and recipes out, edit "
+                    "the plan, or depart from it with --tensor"
+                )
+            from .plan_file import PlanFile, read_plan
+
+            if not isinstance(self.plan, PlanFile):
+                object.__setattr__(self, "plan", read_plan(self.plan))
+
+    @property
+    def planned(self) -> PlanFile | None:
+        """The plan, read."""
+        return cast("PlanFile | None", self.plan)
 
     @property
     def how(self) -> str:
@@ -236,6 +259,8 @@ def make_plan(source: SourceModel, request: Request) -> Plan:
     """
     target = _target_dtype(source, request)
     _check_source(source, request)
+    if request.planned is not None:
+        request.planned.check(source.modules)
     recipe = _Recipe(source, request) if request.recipe else None
     decisions = {
         path: _decide(source, module, request, recipe) for path, module in source.modules.items()
@@ -284,6 +309,8 @@ def _decide(
     for glob, spec in reversed(request.tensors):
         if _matches(module.path, glob):
             return _fit(module, request.format_of(spec), glob)
+    if (plan := request.planned) is not None:
+        return plan.format_of(module), Path(plan.file).name, None
     role = role_of(module.path)
     if role == "embedding" and request.embed_bits is not None:
         return _fit(module, request._with_bits(request.embed_bits), "--embed-bits")

@@ -89,6 +89,7 @@ def describe_request(plan: Plan) -> dict[str, Any]:
         "tensors": [list(pair) for pair in request.tensors],
         "embed_bits": request.embed_bits,
         "head_bits": request.head_bits,
+        **({"plan": request.planned.fingerprint} if request.planned else {}),
         "dtype": request.dtype,
         "method": request.how,
         **({"calibration": plan.calibration} if plan.calibration else {}),
