@@ -14,7 +14,6 @@ that have the model write are refused.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -153,7 +152,6 @@ class _Harness:
 
     def __init__(self, trusted: bool) -> None:
         self._trusted = trusted
-        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
         try:
             import datasets
             import lm_eval
@@ -228,7 +226,7 @@ class _Harness:
     ) -> list[Score]:
         """The scores of a model on tasks."""
         named = any(isinstance(spec, str) for spec in specs)
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _no_bars():
             with _failures("tasks"):
                 manager = self._lm_eval.tasks.TaskManager(include_defaults=named)
                 unknown = [s for s in specs if isinstance(s, str) and s not in manager.all_tasks]
@@ -312,6 +310,23 @@ def _failures(what: str) -> Iterator[None]:
     except Exception as problem:  # whatever a harness with a hundred authors raises
         said = " ".join(str(problem).split()) or type(problem).__name__
         raise WorkError(one_line(f"{what}: {said}")) from problem
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Within, tqdm draws nothing: the progress is ours."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    shown: Any = tqdm.__init__
+
+    def hidden(self: Any, *args: Any, **given: Any) -> None:
+        shown(self, *args, **{**given, "disable": True})
+
+    tqdm.__init__ = hidden
+    try:
+        yield
+    finally:
+        tqdm.__init__ = shown
 
 
 def _silent(what: str, done: int, total: int) -> None:

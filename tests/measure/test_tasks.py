@@ -293,7 +293,8 @@ def test_nan_is_traced_through_the_harness(model_path: Path, file: Path, tmp_pat
 
 
 def test_the_command(model_path: Path, file: Path, run_cli: Callable[..., Any]) -> None:
-    done = run_cli("eval", model_path, "--tasks", file, "--limit", "3", "--dtype", "float32")
+    options = ("--limit", "3", "--dtype", "float32")
+    done = run_cli("eval", model_path, "--tasks", file, *options, env={"TQDM_DISABLE": None})
     assert (done.returncode, done.stderr) == (0, "")
     title, *rows = done.stdout.splitlines()
     assert title.split() == ["model", "task", "questions", "metric", "value", "standard", "error"]
