@@ -1,6 +1,6 @@
 """Calibration: what a model does with a text, and weights quantized by it, layer by layer.
 
-    collect           second moments of every module's input, in the model as it is
+    collect           mean squares of every module's input, in the model as it is
     quantize_layers   every weight encoded with the moments of its input, behind predecessors that
                       are quantized already
 
@@ -14,7 +14,7 @@ again for the next ones: what a module is fitted to is what it will be given.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,17 @@ from .streams import Stream, Tokens
 from .taps import Moments
 from .workspace import Workspace
 
-__all__ = ["Encode", "Target", "collect", "quantize_layers", "real_values", "statistics_of"]
+__all__ = [
+    "Encode",
+    "Target",
+    "begin",
+    "collect",
+    "head_statistics",
+    "measure",
+    "quantize_layers",
+    "real_values",
+    "wire_step",
+]
 
 #: rows and what is known of their input → wire arrays of the format
 Encode = Callable[[Format, NDArray[np.float32], Statistics | None], tuple[Array, ...]]
@@ -75,6 +85,12 @@ class Target:
         """Number of weights."""
         return math.prod(self.shape)
 
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """(first, last) of rows that are worked on in one go."""
+        rows, step = math.prod(self.shape[:-1]), max(1, _PIECE // self.shape[-1])
+        for first in range(0, rows, step):
+            yield first, min(first + step, rows)
+
 
 def wire_step(name: str) -> str:
     """The workspace's step that holds a weight's wire arrays."""
@@ -82,90 +98,109 @@ def wire_step(name: str) -> str:
 
 
 def collect(
-    source: SourceModel,
-    tokens: Tokens,
-    work: Workspace,
-    *,
-    moments: Iterable[str] = (),
-    progress: Progress | None = None,
-) -> None:
-    """Measure the inputs of every module, in the model as it is.
-
-    What was measured is read by `statistics_of`.
+    source: SourceModel, tokens: Tokens, work: Workspace, progress: Progress | None = None
+) -> dict[str, list[Statistics]]:
+    """The mean squares of every module's input, in the model as it is.
 
     Args:
         tokens: int32 [windows, length].
-        moments: paths of modules of which Σ x·xᵀ is kept, not only its diagonal.
+
+    Returns: by the module's path one, or one for each expert.
 
     Raises:
         ModelError: layers that cannot be run one by one; NaN or infinity, with the layer's name.
     """
     model = BlockModel(source)
-    stream = Stream(model, tokens, work, "float")
+    stream = Stream(model, tokens, work, "inputs")
     modules = stream.modules
-    full = set(moments)
-    total = model.count + 1
-    for done, index in enumerate([*range(model.count), OUTSIDE], 1):
-        step = f"inputs-{index}"
+    segments = [*range(model.count), OUTSIDE]
+    begin(stream)
+    for done, index in enumerate(segments, 1):
+        step = f"squares-{index}"
         if not work.has(step):
-            _start(stream)
             with model.loaded(index):
                 arrays: dict[str, Array] = {}
                 counts: dict[str, list[int]] = {}
                 for group in stream.groups(index, modules[index]):
-                    wanted = {path: modules[index][path] for path in group[:1]}
-                    found = _measure(stream, index, wanted, any(path in full for path in group))
+                    found = measure(stream, index, {p: modules[index][p] for p in group}, False)
                     for path in group:
                         counts[path] = [each.count for each in found]
-                        arrays[f"{path}/squares"] = np.stack([each.squares for each in found])
-                        if path in full:
-                            arrays[f"{path}/moments"] = np.stack([_kept(e) for e in found])
+                        arrays[path] = np.stack([each.squares for each in found])
+                work.put(step, arrays, counts)
                 if index != OUTSIDE:
                     stream.advance(index)
-            work.put(step, arrays, counts)
         if progress is not None:
-            progress(done, total, "")
+            progress(done, len(segments), "the head" if index == OUTSIDE else model.paths[index])
+    measured: dict[str, list[Statistics]] = {}
+    for index in segments:
+        arrays = work.arrays(f"squares-{index}")
+        for path, seen in work.facts(f"squares-{index}").items():
+            measured[path] = [Statistics(n, arrays[path][i]) for i, n in enumerate(seen)]
+    return measured
 
 
-def _kept(statistics: Statistics) -> Array:
-    assert statistics.moments is not None
-    return statistics.moments
-
-
-def statistics_of(work: Workspace, count: int) -> dict[str, list[Statistics]]:
-    """What `collect` measured, by the module's path: one for each expert, or one.
+def head_statistics(
+    source: SourceModel,
+    paths: Iterable[str],
+    tokens: Tokens,
+    work: Workspace,
+    progress: Progress | None = None,
+) -> dict[str, Statistics]:
+    """Second moments of the inputs of heads that are outside of the layers, in the model as it is.
 
     Args:
-        count: layers of the model.
+        paths: of modules; those that are no head are left out of what is returned.
+
+    Raises:
+        ModelError: as `collect`.
     """
-    found: dict[str, list[Statistics]] = {}
-    for index in [*range(count), OUTSIDE]:
-        step = f"inputs-{index}"
-        arrays = work.arrays(step)
-        for path, counts in work.facts(step).items():
-            squares, full = arrays[f"{path}/squares"], arrays.get(f"{path}/moments")
-            found[path] = [
-                Statistics(count, squares[i], None if full is None else full[i])
-                for i, count in enumerate(counts)
-            ]
-    return found
+    model = BlockModel(source)
+    stream = Stream(model, tokens, work, "float")
+    modules = {path: stream.modules[OUTSIDE][path] for path in paths}
+    if not work.has("heads"):
+        begin(stream)
+        for index in range(stream.reached() or 0, model.count):
+            with model.loaded(index):
+                stream.advance(index)
+            if progress is not None:
+                progress(index + 1, model.count, model.paths[index])
+        arrays: dict[str, Array] = {}
+        counts: dict[str, int] = {}
+        with model.loaded(OUTSIDE):
+            for group in stream.groups(OUTSIDE, modules):
+                (found,) = measure(stream, OUTSIDE, {p: modules[p] for p in group}, True)
+                for path in group:
+                    assert found.moments is not None
+                    counts[path], arrays[path] = found.count, found.moments
+        work.put("heads", arrays, counts)
+    arrays = work.arrays("heads")
+    return {
+        path: Statistics(count, np.diagonal(arrays[path]).astype(np.float64), arrays[path])
+        for path, count in work.facts("heads").items()
+    }
 
 
-def _start(stream: Stream) -> None:
+def begin(stream: Stream) -> None:
     """Bring a stream to its first layer, if it is nowhere yet."""
     if stream.reached() is None:
         with stream.model.loaded(OUTSIDE):
             stream.embed()
 
 
-def _measure(
+def measure(
     stream: Stream,
     index: int,
     modules: Mapping[str, Any],
     full: bool,
     experts: range | None = None,
 ) -> list[Statistics]:
-    """Statistics of one input, which these modules share: one, or one for each of the experts."""
+    """Statistics of one input, which these modules share: one, or one for each of the experts.
+
+    The layer (or OUTSIDE) must be loaded.
+
+    Args:
+        full: keep Σ x·xᵀ; experts: which to measure, None for all.
+    """
     (path, module), *_ = modules.items()
     count = getattr(module, "num_experts", None)
     if count is not None and experts is None:
@@ -273,7 +308,7 @@ def _quantize_segment(
             if len(members[0].shape) == 3:
                 notes += _encode_experts(stream, index, shared, members, work, encode)
             else:
-                (found,) = _measure(stream, index, shared, full=True)
+                (found,) = measure(stream, index, shared, full=True)
                 for target in members:
                     _encode_one(target, found, work, encode)
                 del found
@@ -296,15 +331,16 @@ def _encode_one(
 
 def _encode_rows(
     target: Target,
-    begin: int,
-    end: int,
+    offset: int,
+    count: int,
     statistics: Statistics | None,
     encode: Encode,
     write: Any,
 ) -> None:
+    """Rows [offset, offset + count) of a weight."""
     step = max(1, _PIECE // target.shape[-1])
-    for first in range(begin, end, step):
-        last = min(first + step, end)
+    for first in range(offset, offset + count, step):
+        last = min(first + step, offset + count)
         wire = encode(target.format, target.rows(first, last), statistics)
         for part, array in zip(target.format.parts, wire, strict=True):
             write(part.suffix, first, array)
@@ -328,7 +364,7 @@ def _encode_experts(
         everyone = None
         for first in range(0, count, at_a_time):
             some = range(first, min(first + at_a_time, count))
-            found = _measure(stream, index, modules, full=True, experts=some)
+            found = measure(stream, index, modules, full=True, experts=some)
             if everyone is None:
                 everyone = sum(found[1:], found[0])
             for expert, own in zip(some, found, strict=True):
@@ -363,16 +399,13 @@ def _specs(target: Target) -> dict[str, tuple[Any, tuple[int, ...]]]:
 
 def _values(target: Target, work: Workspace) -> NDArray[np.float32]:
     """What a target's wire bytes mean, float32 of the weight's shape."""
-    rows = math.prod(target.shape[:-1])
-    out = np.empty((rows, target.shape[-1]), np.float32)
-    step = max(1, _PIECE // target.shape[-1])
-    for begin in range(0, rows, step):
-        end = min(begin + step, rows)
+    out = np.empty((math.prod(target.shape[:-1]), target.shape[-1]), np.float32)
+    for first, last in target.pieces():
         wire = tuple(
-            work.rows(wire_step(target.name), part.suffix, begin, end)
+            work.rows(wire_step(target.name), part.suffix, first, last)
             for part in target.format.parts
         )
-        out[begin:end] = real_values(target.format, wire)
+        out[first:last] = real_values(target.format, wire)
     return out.reshape(target.shape)
 
 

@@ -28,7 +28,7 @@ from ..run.model import context_length, load_tokenizer
 from ..save.manifest import describe_request, versions
 from ..save.source_hash import stamps_of
 from ..save.stream import Options
-from .calibrate import Progress, Target, collect, quantize_layers, statistics_of, wire_step
+from .calibrate import Progress, Target, head_statistics, quantize_layers, wire_step
 from .gptq import gptq
 from .grid import make_grid
 from .hessian import Hessian, factorize
@@ -148,9 +148,7 @@ def calibrated(
     tied = [p for p, m in source.modules.items() if m.kind == "Embedding" and p in targets]
     known: dict[str, Statistics] = {}
     if tied:
-        collect(source, calibration.tokens, work, moments=tied, progress=_named(progress, "inputs"))
-        found = statistics_of(work, source.layers)
-        known = {path: found[path][0] for path in tied if path in found}
+        known = head_statistics(source, tied, calibration.tokens, work, progress)
     encode = _Encoder(request.how)
     notes = quantize_layers(
         source, targets, calibration.tokens, work, encode, known=known, progress=progress
@@ -167,12 +165,6 @@ def calibrated(
             f"{one_line(left[0], 80)}{', …' if len(left) > 1 else ''}"
         )
     return Prepared(replace(plan, calibration=calibration.described()), staged, tuple(notes))
-
-
-def _named(progress: Progress | None, name: str) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda done, total, _: progress(done, total, name)
 
 
 def _rows(source: SourceModel, item: Item, begin: int, end: int) -> NDArray[np.float32]:

@@ -120,6 +120,12 @@ class Stream:
                 break
         return [paths for _, paths in seen]
 
+    def hidden(self, index: int) -> mx.array:
+        """A layer's input, all windows at once."""
+        states = self._batch(slice(0, len(self._tokens)), index)[1]
+        assert states is not None
+        return states
+
     def logits(self) -> Iterator[tuple[slice, mx.array]]:
         """The tail's logits [b, t, vocabulary], lazily, with the windows they belong to."""
         for begin in range(0, len(self._tokens), self._step):
