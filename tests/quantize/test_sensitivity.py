@@ -14,6 +14,7 @@ from mlxquant.errors import RequestError
 from mlxquant.quantize.sensitivity import (
     Calibration,
     Sensitivity,
+    in_context,
     predict,
     predict_all,
     relative_error,
@@ -77,6 +78,18 @@ def test_what_was_not_measured_is_like_its_role() -> None:
     assert list(found) == list(tensors)
     assert found["b"]["f5"] == pytest.approx(2 * ERRORS["f5"])
     assert found["d"]["f5"] == pytest.approx(4 * ERRORS["f5"])  # the median of 2 and 6
+
+
+def test_context_meets_half_way() -> None:
+    costs = {name: {"f1": 0.4, "f2": 0.1} for name in "abcde"}
+    chosen = dict.fromkeys("abcd", "f2")
+    found = in_context(costs, chosen, {"a": 0.4, "b": 0.025, "c": 1e6, "d": -0.1, "e": 3.0})
+    assert found["a"] == pytest.approx({"f1": 0.8, "f2": 0.2})
+    assert found["b"] == pytest.approx({"f1": 0.2, "f2": 0.05})
+    assert found["c"] == pytest.approx({"f1": 1.2, "f2": 0.3})
+    assert found["d"] == pytest.approx({"f1": 0.4 / 3, "f2": 0.1 / 3})
+    assert found["e"] == costs["e"]  # it is not in the plan
+    assert in_context(costs, chosen, {}) == costs
 
 
 @pytest.mark.parametrize(
