@@ -120,6 +120,59 @@ def test_quantizing_twice_needs_a_word(tmp_path: Path) -> None:
     assert done.returncode == 0 and "3.507" in done.stdout
 
 
+def test_a_plan_file_decides_and_stock_mlx_lm_opens_the_result(tmp_path: Path) -> None:
+    """Formats of every mode in one folder."""
+    import mlx.core as mx
+    import mlx_lm
+
+    modes = ("affine2-g128", "mxfp4", "nvfp4", "mxfp8", "keep", "affine5-g32")
+    lines = ["schema: 1", "default: 4", "tensors:", "  model.embed_tokens: affine6-g128"]
+    places = (
+        "mlp.up_proj",
+        "mlp.gate_proj",
+        "mlp.down_proj",
+        *(f"self_attn.{n}_proj" for n in "qvo"),
+    )
+    wanted = {"model.embed_tokens.weight": "affine6-g128"}
+    for place, mode in zip(places, modes, strict=True):
+        lines.append(f"  model.layers.3.{place}: {mode}")
+        wanted[f"model.layers.3.{place}.weight"] = "bf16" if mode == "keep" else mode
+    (tmp_path / "mine.yaml").write_text("\n".join(lines) + "\n")
+    done = run_cli("quantize", "--plan", "mine.yaml", "--tensor", "*.0.*=8", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {entry["name"]: entry["format"] for entry in json.loads(done.stdout)["plan"]}
+    assert wanted.items() <= found.items()
+    assert found["model.layers.0.mlp.up_proj.weight"] == "affine8-g64"
+    assert found["model.layers.1.mlp.up_proj.weight"] == "affine4-g64"
+    out = tmp_path / "books-7m-mine"
+    request = json.loads((out / "mlxquant.json").read_text())["request"]
+    assert len(request["plan"]) == 64 and str(tmp_path) not in json.dumps(request)
+    model, _ = mlx_lm.load(str(out))
+    logits = model(mx.array([[1, 2, 3]]))
+    assert logits.shape == (1, 3, 4096) and bool(mx.isfinite(logits).all())
+
+
+def test_a_plan_that_does_not_fit_is_refused_with_its_line(tmp_path: Path) -> None:
+    plan = tmp_path / "mine.yaml"
+    plan.write_text("schema: 1\ntensors:\n  model.layers.9.mlp.up_proj: 4\n")
+    for text, message in (
+        (
+            plan.read_text(),
+            "mine.yaml: line 3: the model has no module 'model.layers.9.mlp.up_proj'",
+        ),
+        (
+            "schema: 1\ntensors:\n  lm_head: q4\n",
+            "mine.yaml: line 3: tensor 'lm_head': format 'q4'",
+        ),
+    ):
+        plan.write_text(text)
+        done = run_cli("quantize", "--plan", "mine.yaml", "-o", "out", cwd=tmp_path)
+        assert done.returncode == 2 and message in done.stderr
+        assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+    done = run_cli("quantize", "--plan", "mine.yaml", "--bits", "3", cwd=tmp_path)
+    assert done.returncode == 2 and "--plan chooses every format" in done.stderr
+
+
 def test_mlx_lm_s_option_names(tmp_path: Path) -> None:
     source = tiny_models.make(tmp_path / "source", "llama")
     ours = run_cli("quantize", source, "-o", tmp_path / "a", "--bits", "6", "--group-size", "32")
