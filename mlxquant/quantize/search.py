@@ -119,7 +119,7 @@ def _search_affine(target: Affine, groups: Float32, weights: Float32 | None) -> 
             here = slice(begin, end)
             lanes = _Lanes(
                 target,
-                np.ascontiguousarray(flat[here].T),
+                flat[here].T.copy(),  # a copy also of a single group
                 None if weights is None else weights[np.arange(begin, end) % b],
                 pairs[0][here],
                 pairs[1][here],
@@ -164,7 +164,10 @@ class _Lanes:
         target: the format.
         x: float32 [g, m], one group a column; changed.
         weights: importance, float32 [m, g] or None.
-        scale, bias: float32 [m], plain rounding's as stored; then the best found.
+        scale, bias: float32 [m], plain rounding's as stored; then the best found, in units of the
+            lanes.
+        plain: float32 [m] twice, plain rounding's as they were: next to a large weight a small one
+            may have no number in the lanes' units.
     """
 
     target: Affine
@@ -172,6 +175,7 @@ class _Lanes:
     weights: Float32 | None
     scale: Float32
     bias: Float32
+    plain: tuple[Float32, Float32] = field(init=False)
     error: Float32 = field(init=False)
 
     def __post_init__(self) -> None:
@@ -181,8 +185,9 @@ class _Lanes:
         self.up = np.ldexp(_ONE, exponent).astype(np.float32)
         down = np.ldexp(_ONE, -exponent).astype(np.float32)
         self.x *= down
+        self.plain, self.down = (self.scale, self.bias), down
         self.scale, self.bias = self.scale * down, self.bias * down
-        self.down = down
+        self.replaced = np.zeros(len(down), np.bool_)
         self.v = None if self.weights is None else np.ascontiguousarray(self.weights.T)
         self.q, self.work = np.empty_like(self.x), np.empty_like(self.x)
         self.total = np.full_like(down, len(self.x)) if self.v is None else _sum(self.v, self.work)
@@ -193,6 +198,8 @@ class _Lanes:
     def run(self) -> None:
         """Find the best scale and bias, rounded as they are stored."""
         self.error = self._error(self.scale, self.bias)
+        # a range that overflows is stored as infinity: anything finite is better
+        np.copyto(self.error, np.inf, where=np.isnan(self.error))
         line = self._split() if self.target.bits == 1 else self._best_range()
         for _ in range(_LINES):
             self._round(line.scale, line.bias, self.q)
@@ -211,12 +218,18 @@ class _Lanes:
 
     def stored(self) -> tuple[Float32, Float32]:
         """The best scale and bias, float32 [m] each, exact in the file's type."""
-        return self.scale * self.up, self.bias * self.up
+        found = (self.scale * self.up, self.bias * self.up)
+        scale, bias = (
+            np.where(self.replaced, new, old) for new, old in zip(found, self.plain, strict=True)
+        )
+        return scale, bias
 
     def _best_range(self) -> _Line:
         """The best line through the codes of a few ranges."""
-        start = self.x.min(axis=0)
-        step = (self.x.max(axis=0) - start) / self.top
+        # where a weight counts for nothing the range need not reach it
+        counted = self.x if self.v is None else np.where(self.v > 0, self.x, self.middle)
+        start = counted.min(axis=0)
+        step = (counted.max(axis=0) - start) / self.top
         best = _Line(step.copy(), start.copy(), np.zeros_like(step))
         per_step = np.where(step > 0, _ONE / step, _ZERO)
         steps = (self.x - start) * per_step
@@ -271,9 +284,12 @@ class _Lanes:
         for scale in (near, self._neighbour(near, line.scale)):
             bias = self._as_stored(self.middle - scale * mean)
             error = self._error(scale, bias)
-            better = error < self.error * _CLEARLY
+            # neither s·q nor the weight may overflow where they are multiplied out
+            reach = np.abs(scale * self.top) * self.up + np.abs(bias) * self.up
+            better = (error < self.error * _CLEARLY) & (reach <= _LARGEST[self.target.dtype])
             for kept, new in ((self.scale, scale), (self.bias, bias), (self.error, error)):
                 np.copyto(kept, new, where=better)
+            self.replaced |= better
 
     def _as_stored(self, values: Float32) -> Float32:
         """float32 [m] rounded to the file's type, which is finite, in the lanes' units."""

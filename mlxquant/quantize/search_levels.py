@@ -39,7 +39,7 @@ from ..formats.packing import pack
 __all__ = ["search_levels"]
 
 #: weights handled at a time
-_PIECE = 1 << 15
+LANES = 1 << 15
 
 #: a byte has to beat the one before by this factor: more than float32 sums may be off
 _CLEARLY = np.float32(1 - 2.0**-16)
@@ -53,6 +53,9 @@ _TRIED = {
 
 #: the largest scale byte that is a finite number
 _LAST = {"mxfp4": 254, "mxfp8": 254, "nvfp4": 0x7E}
+
+#: far above where the scale bytes of mxfp4 and mxfp8 end
+_TINY = np.float32(2.0**-100)
 
 
 def search_levels(target: MlxFormat, groups: Float32, weights: Float32 | None) -> tuple[Array, ...]:
@@ -73,7 +76,7 @@ def search_levels(target: MlxFormat, groups: Float32, weights: Float32 | None) -
     plain = target.encode(groups.reshape(n, b * g))[1].reshape(n * b)
     flat = groups.reshape(n * b, g)
     codes, scales = np.empty((n * b, g), np.uint8), np.empty(n * b, np.uint8)
-    step = max(1, _PIECE // g)
+    step = max(1, LANES // g)
     with np.errstate(all="ignore"):
         for begin in range(0, n * b, step):
             here = slice(begin, begin + step)
@@ -90,6 +93,8 @@ def _search(target: MlxFormat, x: Float32, v: Float32 | None, plain: Bytes) -> t
     largest = np.abs(x).max(axis=1)
     down = np.ldexp(np.float32(1), -np.clip(np.frexp(largest)[1], -100, 126)).astype(np.float32)
     floor, last = (1 if target.mode == "nvfp4" else 0), _LAST[target.mode]
+    # where even byte 0 is too large, plain rounding's wraps around (formats/mlx_format.py)
+    plain = np.where((plain > 128) & (largest < _TINY), np.uint8(0), plain)
     best = np.clip(plain, 0, last)
     codes, error = _coded(target, x, v, best, down)
     for offset in _TRIED[target.mode][v is not None]:
