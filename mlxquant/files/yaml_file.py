@@ -31,7 +31,7 @@ SIZE_LIMIT = 2 << 20
 DEPTH_LIMIT = 8
 
 #: mappings, lists and scalars of a file at most
-NODE_LIMIT = 200_000
+NODE_LIMIT = 100_000
 
 Scalar = str | int | float | bool | None
 
