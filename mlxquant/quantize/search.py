@@ -6,8 +6,9 @@ For codes q the best s and b are a weighted least-squares line; for s and b the 
 nearest ones. What is left is where to start, for going back and forth between the two ends in the
 nearest dip only:
 
-    ranges    the group's own, with 0, ½ or 1 step given up at either end: nine codes for each
-              weight, a line through each, the best line kept, and drawn anew through its codes
+    ranges    the group's own, with up to 0.9 steps given up or 0.3 added at either end: sixteen
+              sets of codes, a line through each, the best line kept, and drawn anew through the
+              codes nearest to it
     1 bit     no search: of all ways to cut the sorted weights in two, the best (Fisher, On Grouping
               for Maximum Homogeneity, 1958, for two groups)
     rounding  the line's scale is not a number of the file's type. Both neighbours are tried, each
@@ -46,7 +47,8 @@ __all__ = ["search"]
 LANES = 1 << 15
 
 #: steps given up at the lower and the upper end of a group's range
-_TRIMS = tuple((below, above) for below in (0.0, 0.5, 1.0) for above in (0.0, 0.5, 1.0))
+_ENDS = (-0.3, 0.1, 0.5, 0.9)
+_TRIMS = tuple((below, above) for below in _ENDS for above in _ENDS)
 
 #: how often the best line is drawn anew before anything is rounded, and after it
 _LINES, _ROUNDS = 2, 2
