@@ -40,8 +40,9 @@ DAMPING = 0.01
 #: below this, what is left of a column beside the others is rounding error
 _SMALLEST_PIVOT = 1e-5
 
-#: how often the damping is raised, tenfold each time, until the factorization succeeds
-_ATTEMPTS = 12
+#: damping is raised tenfold until the factorization succeeds, but not beyond this: second moments,
+#: singular or rounded, need far less
+_MOST = 10.0
 
 
 @dataclass(frozen=True)
@@ -131,25 +132,22 @@ def factorize(hessian: Array, damping: float = DAMPING) -> Hessian:
     reverse = order[::-1]
     turned = matrix[reverse[:, None], reverse]
     at = np.arange(len(order))
-    added = damping
-    for _ in range(_ATTEMPTS):
-        turned[at, at] = diagonal[reverse] + added
-        if not diagonal.any():
-            turned[at, at] = 1
+    added, raised = damping, max(damping, 1e-7)
+    while True:
+        turned[at, at] = diagonal[reverse] + (added if diagonal.any() else 1)
         try:
             lower = np.linalg.cholesky(turned)
+            pivots = np.diagonal(lower)
+            if (pivots > _SMALLEST_PIVOT).all():
+                break
         except np.linalg.LinAlgError:
-            added = max(10 * added, 1e-6)
-            continue
-        pivots = np.diagonal(lower)
-        if (pivots > _SMALLEST_PIVOT).all():
-            break
-        added = max(10 * added, 1e-6)
-    else:
-        raise RequestError(
-            "second moments that are not positive semidefinite, even with "
-            f"{added:g} of their mean added to the diagonal; calibrate anew"
-        )
+            pass
+        added = raised = 10 * raised
+        if added > max(_MOST, damping):
+            raise RequestError(
+                "second moments that are not positive semidefinite, even with "
+                f"{_MOST:g} of their mean added to the diagonal; calibrate anew"
+            )
     feedback = (lower / pivots).astype(np.float32)[::-1, ::-1]
     return Hessian(
         matrix.astype(np.float32),
