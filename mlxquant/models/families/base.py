@@ -38,6 +38,12 @@ _HARMLESS: dict[str, tuple[Any, ...] | None] = {
     "expert_group_count": (0, 1),
     "expert_group_used_count": (0, 1),
     "rope.scaling.type": ("none",),
+    "rope.scaling.attn_factor": (1.0,),
+    "rope.scaling.yarn_attn_factor": (1.0,),
+    "rope.scaling.yarn_ext_factor": (1.0,),
+    # Converters write both where a config.json has both; an architecture's norms are of one kind.
+    "attention.layer_norm_epsilon": None,
+    "attention.layer_norm_rms_epsilon": None,
 }
 
 #: keys of config.json about training, software, tokens and storage

@@ -4,7 +4,7 @@ GGUF holds the second key-value matrix in two halves for each head, as mlx-lm's 
 whole in mlx-lm, and the key half is transposed on the way. llama.cpp sees one key head of
 kv_lora_rank + qk_rope_head_dim columns; the sizes of the decompressed heads have keys of their own.
 The two small norms of the latent vectors have mlx-lm's 1e-6 in both models; llama.cpp takes the
-other norms' epsilon for them.
+other norms' epsilon for them. Files of an older llama.cpp have V2's matrix as it is.
 """
 
 from __future__ import annotations
@@ -53,23 +53,27 @@ class _Latent(Setting):
         """`kv_lora_rank`, `q_lora_rank`, `qk_nope_head_dim`, `qk_rope_head_dim`, `v_head_dim`."""
         rank = header.count("attention.kv_lora_rank", least=1)
         turning = header.count("rope.dimension_count", least=1)
+        # Files of an older llama.cpp have the second matrix in one, and the heads' own sizes.
+        whole = header.get("attention.key_length_mla") is None
+        heads = header.count("attention.head_count")
+        sizes = "" if whole else "_mla"
         for name, expected in (
-            ("attention.head_count_kv", 1),
-            ("attention.key_length", rank + turning),
-            ("attention.value_length", rank),
+            ("attention.head_count_kv", heads if whole else 1),
+            ("attention.key_length", None if whole else rank + turning),
+            ("attention.value_length", None if whole else rank),
         ):
             value = header.count(name)
-            if value != expected:
-                reason = f"{expected} expected; files of an older llama.cpp are to be made anew"
-                raise header.refuse(name, value, reason)
+            if expected is not None and value != expected:
+                raise header.refuse(name, value, f"{expected} expected")
         low = header.get("attention.q_lora_rank")
         return {
-            "num_key_value_heads": header.count("attention.head_count"),
+            "num_key_value_heads": heads,
             "kv_lora_rank": rank,
             "q_lora_rank": None if low is None else header.count("attention.q_lora_rank", least=1),
             "qk_rope_head_dim": turning,
-            "qk_nope_head_dim": header.count("attention.key_length_mla", least=turning) - turning,
-            "v_head_dim": header.count("attention.value_length_mla", least=1),
+            "qk_nope_head_dim": header.count(f"attention.key_length{sizes}", least=turning)
+            - turning,
+            "v_head_dim": header.count(f"attention.value_length{sizes}", least=1),
         }
 
 
@@ -177,17 +181,21 @@ def _rules() -> tuple[Rule, ...]:
     )
 
 
-_WHOLE = Rule(
-    (f"{LAYER}.self_attn.kv_b_proj.weight",),
-    (f"{BLOCK}.attn_k_b.weight", f"{BLOCK}.attn_v_b.weight"),
-    KeyValueHalves(),
+#: the second matrix of keys and values; the file's halves, or as older files have it
+_WHOLE = (
+    Rule(
+        (f"{LAYER}.self_attn.kv_b_proj.weight",),
+        (f"{BLOCK}.attn_k_b.weight", f"{BLOCK}.attn_v_b.weight"),
+        KeyValueHalves(),
+    ),
+    rule(f"{LAYER}.self_attn.kv_b_proj.weight", f"{BLOCK}.attn_kv_b.weight", needed=False),
 )
 
 DEEPSEEK_V2 = Family(
     model_types=("deepseek_v2",),
     architecture="deepseek2",
     settings=_settings(_SOFTMAX, groups=False),
-    rules=(*_rules(), _WHOLE),
+    rules=(*_rules(), *_WHOLE),
     chosen=lambda header: header.count("expert_gating_func", _SOFTMAX) != _SIGMOID,
 )
 
@@ -204,7 +212,7 @@ DEEPSEEK_V3 = Family(
         ),
         rule(f"{LAYER}.self_attn.embed_q.weight", f"{BLOCK}.attn_k_b.weight", needed=False),
         rule(f"{LAYER}.self_attn.unembed_out.weight", f"{BLOCK}.attn_v_b.weight", needed=False),
-        _WHOLE,
+        *_WHOLE,
     ),
     chosen=lambda header: header.count("expert_gating_func", _SOFTMAX) == _SIGMOID,
 )

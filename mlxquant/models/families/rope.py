@@ -43,6 +43,9 @@ _LLAMA3 = {
 #: keys that change nothing: yarn's `truncate` is taken for true by mlx-lm and llama.cpp alike
 _INERT = {"type", "rope_type", "truncate"}
 
+#: of the frequencies where a GGUF file says nothing; several families' config.json means another
+_BASE = 10000.0
+
 #: of yarn; there are metadata keys for others, which llama.cpp reads for Grok and Mistral 3 only
 _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
@@ -107,16 +110,15 @@ class Rope(Setting):
 
     def read(self, header: Header) -> dict[str, Any]:
         """`rope_theta` and `rope_scaling`."""
-        found: dict[str, Any] = {"rope_theta": header.real("rope.freq_base", self.theta)}
-        kind = header.get("rope.scaling.type", "none")
+        found: dict[str, Any] = {"rope_theta": header.real("rope.freq_base", _BASE)}
+        kind, factor = _scaling_of(header)
         if "llama3" in self.kinds and FREQUENCIES in header.tensors:
             found["rope_scaling"] = _read_llama3(header, found["rope_theta"])
         if kind == "none":
             return found
         if kind not in self.kinds or "rope_scaling" in found:
             raise header.refuse("rope.scaling.type", kind, "not known for this architecture")
-        scaling: dict[str, Any] = {"rope_type": kind, "type": kind}
-        scaling["factor"] = header.real("rope.scaling.factor")
+        scaling: dict[str, Any] = {"rope_type": kind, "type": kind, "factor": factor}
         if kind == "yarn":
             original = header.count("rope.scaling.original_context_length", least=1)
             scaling["original_max_position_embeddings"] = original
@@ -159,7 +161,7 @@ class LongRope(Setting):
 
     def read(self, header: Header) -> dict[str, Any]:
         """`rope_theta`, `original_max_position_embeddings` and `rope_scaling`."""
-        found: dict[str, Any] = {"rope_theta": header.real("rope.freq_base", 10000.0)}
+        found: dict[str, Any] = {"rope_theta": header.real("rope.freq_base", _BASE)}
         length = header.count("context_length", least=1)
         original = header.count("rope.scaling.original_context_length", length, least=1)
         found["original_max_position_embeddings"] = original
@@ -173,6 +175,18 @@ class LongRope(Setting):
                 "short_factor": [float(str(x)) for x in _values(header, SHORT)],
             }
         return found
+
+
+def _scaling_of(header: Header) -> tuple[str, float]:
+    """The kind of scaling and its factor, as llama.cpp reads them.
+
+    A factor without a kind is linear; older files have it under another key. One of 1, or of 0,
+    changes nothing.
+    """
+    old = header.real("rope.scale_linear", 0.0)
+    factor = header.real("rope.scaling.factor", old) or 1.0
+    kind = header.get("rope.scaling.type", "linear")
+    return ("none" if kind == "linear" and factor == 1 else str(kind)), factor
 
 
 def llama3_factors(config: Settings) -> Factors:
