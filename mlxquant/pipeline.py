@@ -106,9 +106,9 @@ def quantize(
         WriteError: the disk is full or failed; `resume=True` later finishes the same bytes.
     """
     from .quantize.policy import Request, make_plan
+    from .quantize.workspace import check_workspace
     from .save.folder import lay_out
     from .save.stream import Options
-    from .quantize.workspace import check_workspace
     from .save.to_mlx import Result, check_output, save_folder
 
     how = Options(force, resume, threads, progress)
@@ -134,7 +134,7 @@ def quantize(
         return save_folder(plan, source, output, how)
     from .quantize.prepare import calibrated, opened_workspace, read_calibration
 
-    calibration = read_calibration(checkpoint, request)
+    calibration = read_calibration(source, request)
     with opened_workspace(plan, source, calibration, Path(output), how) as work:
         ready = calibrated(source, plan, calibration, work, progress)
         result = save_folder(

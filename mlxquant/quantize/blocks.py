@@ -102,6 +102,15 @@ class BlockModel:
         """Set one parameter."""
         self.model.load_weights([(name, array)], strict=False)
 
+    def not_finite(self, segment: int) -> str | None:
+        """The first parameter of a loaded segment that has NaN or infinity, or None."""
+        arrays = dict(tree_flatten(self.model.parameters()))
+        for name in self.names[segment]:
+            array = arrays[name]
+            if mx.issubdtype(array.dtype, mx.floating) and not mx.isfinite(array).all().item():
+                return name
+        return None
+
     def embed(self, tokens: mx.array) -> mx.array:
         """Token ids [b, t] → the first layer's input. OUTSIDE must be loaded."""
         return self._run(tokens, 0, None)

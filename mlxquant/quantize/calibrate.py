@@ -41,6 +41,7 @@ __all__ = [
     "measure",
     "quantize_layers",
     "real_values",
+    "values_of",
     "wire_step",
 ]
 
@@ -265,7 +266,7 @@ def quantize_layers(
         _encode_one(target, (known or {}).get(target.path), work, encode)
         finished(target)
     if stream.reached() is None:
-        values = {t.name: mx.array(_values(t, work)) for t in early}
+        values = {t.name: mx.array(values_of(t, work)) for t in early}
         with model.loaded(OUTSIDE, values):
             stream.embed()
         del values
@@ -280,7 +281,7 @@ def quantize_layers(
             stream.advance(index)
     late = {t.path: t for t in outside if t not in early}
     if late:
-        values = {t.name: mx.array(_values(t, work)) for t in early}
+        values = {t.name: mx.array(values_of(t, work)) for t in early}
         with model.loaded(OUTSIDE, values):
             _quantize_segment(
                 stream, OUTSIDE, modules[OUTSIDE], late, work, encode, notes, finished
@@ -314,7 +315,7 @@ def _quantize_segment(
                 del found
         for target in members:
             kind = modules[target.path].weight.dtype
-            stream.model.put(target.name, mx.array(_values(target, work)).astype(kind))
+            stream.model.put(target.name, mx.array(values_of(target, work)).astype(kind))
             finished(target)
 
 
@@ -372,7 +373,7 @@ def _encode_experts(
                     few.append(own.count)
                 filled = blended(own, everyone, FEW_TOKENS)
                 for target, write in zip(members, writers, strict=True):
-                    _encode_rows(target, expert * rows, (expert + 1) * rows, filled, encode, write)
+                    _encode_rows(target, expert * rows, rows, filled, encode, write)
     except BaseException as problem:
         for step in steps:
             step.__exit__(type(problem), problem, problem.__traceback__)
@@ -397,7 +398,7 @@ def _specs(target: Target) -> dict[str, tuple[Any, tuple[int, ...]]]:
     }
 
 
-def _values(target: Target, work: Workspace) -> NDArray[np.float32]:
+def values_of(target: Target, work: Workspace) -> NDArray[np.float32]:
     """What a target's wire bytes mean, float32 of the weight's shape."""
     out = np.empty((math.prod(target.shape[:-1]), target.shape[-1]), np.float32)
     for first, last in target.pieces():

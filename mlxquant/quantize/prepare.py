@@ -20,7 +20,6 @@ from ..assets import CALIBRATION_TEXT
 from ..errors import ModelError, RequestError, one_line
 from ..formats.base import Array, Format
 from ..formats.floats import to_float32
-from ..load.checkpoint import Checkpoint
 from ..measure.text import Text, read_text
 from ..measure.windows import WINDOW, Tokens, cut, tokenize
 from ..models.source_model import SourceModel
@@ -87,14 +86,20 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def read_calibration(checkpoint: Checkpoint, request: Request) -> Calibration:
+def read_calibration(source: SourceModel, request: Request) -> Calibration:
     """Read and cut the text that a request names.
 
     Raises:
-        FileFormatError, RequestError: it cannot be read, or is shorter than one window.
+        FileFormatError, RequestError: it cannot be read, or is shorter than one window; the model
+            is quantized already.
         ModelError: the model's tokenizer is broken or missing.
     """
-    name = request.calibrate
+    if any(module.quantized for module in source.modules.values()):
+        raise RequestError(
+            "--calibrate needs the original weights; this model is quantized already, so that what "
+            "was lost cannot be measured"
+        )
+    checkpoint, name = source.checkpoint, request.calibrate
     text = read_text(CALIBRATION_TEXT if name == BUNDLED else name)
     length = min(WINDOW, context_length(checkpoint.config) or WINDOW)
     tokens = tokenize(load_tokenizer(checkpoint), text.content)
@@ -130,18 +135,14 @@ def calibrated(
     """Encode a plan's weights with what a text shows of their inputs.
 
     Raises:
-        RequestError: the model is quantized already.
         ModelError: a model that cannot be run layer by layer; NaN or infinity, where from.
     """
     request = plan.request
     assert isinstance(request, Request)
-    if any(module.quantized for module in source.modules.values()):
-        raise RequestError(
-            "--calibrate needs the original weights; this model is quantized already, so that what "
-            "was lost cannot be measured"
-        )
     targets = {
-        str(item.module): Target(item.name, item.target, item.shape, partial(_rows, source, item))
+        str(item.module): Target(
+            item.name, item.target, item.shape, partial(float32_rows, source, item)
+        )
         for item in plan.items
         if item.target is not None
     }
@@ -167,7 +168,7 @@ def calibrated(
     return Prepared(replace(plan, calibration=calibration.described()), staged, tuple(notes))
 
 
-def _rows(source: SourceModel, item: Item, begin: int, end: int) -> NDArray[np.float32]:
+def float32_rows(source: SourceModel, item: Item, begin: int, end: int) -> NDArray[np.float32]:
     rows = to_float32(float_rows(source, item, begin, end), item.dtype)
     if not np.isfinite(rows).all():
         row, column = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])

@@ -169,9 +169,12 @@ class Stream:
                 del first
 
     def _check(self, states: Array, index: int | None) -> None:
-        if not np.isfinite(states).all():
-            where = "the embedding" if index is None else self.model.paths[index]
-            raise ModelError(
-                f"{self.model.origin}: NaN or infinity in the output of {where} on the calibration "
-                "text; `mlxquant inspect --verify` looks for such weights"
-            )
+        if np.isfinite(states).all():
+            return
+        where = "the embedding" if index is None else self.model.paths[index]
+        bad = self.model.not_finite(OUTSIDE if index is None else index)
+        why = f", whose {bad} has such numbers" if bad else ""
+        raise ModelError(
+            f"{self.model.origin}: NaN or infinity in the output of {where}{why}, on the "
+            "calibration text; `mlxquant inspect --verify` lists every such weight"
+        )

@@ -16,11 +16,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from ..errors import OutputError
+from ..errors import InputError, OutputError
 from ..files.atomic import sync_folder
 from ..formats.base import Array
 from ..save.journal import Journal
@@ -87,7 +88,15 @@ class Workspace:
     def __enter__(self) -> Workspace:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # what is wrong with the model would only be found again
+        if isinstance(problem, InputError) and not isinstance(problem, OutputError):
+            self.remove()
         self.close()
 
     def has(self, step: str) -> bool:
