@@ -6,6 +6,7 @@ super-block lies above zero.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from .k_search import (
     over_weights,
     scaled,
     shared_scale,
+    stretched,
 )
 
 __all__ = ["Mins", "scales_and_mins"]
@@ -114,10 +116,14 @@ def _search(lanes: Lanes, top: int, steps: int) -> Mins:
         fits = (size > 0) & (size <= scaled(LARGEST, lanes.power))
         state = state.where(same & fits, _constant(lanes))
     codes = _codes(lanes.x, *state.real(lanes), top)
+
+    def decode(halves: Sequence[Half]) -> Float32:
+        scale, low = state._replace(d=halves[0], dmin=halves[1]).real(lanes)
+        return codes * scale - low
+
+    d, dmin = stretched(lanes, decode, [state.d, state.dmin])
     scales, mins = state.scales.astype(np.uint8), state.mins.astype(np.uint8)
-    return Mins(
-        in_order(codes.astype(np.uint8)), in_order(scales), in_order(mins), state.d, state.dmin
-    )
+    return Mins(in_order(codes.astype(np.uint8)), in_order(scales), in_order(mins), d, dmin)
 
 
 def _climb(lanes: Lanes, state: _State, top: int, steps: int) -> tuple[_State, Float32]:

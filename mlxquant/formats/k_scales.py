@@ -24,6 +24,7 @@ from .k_search import (
     over_weights,
     scaled,
     shared_scale,
+    stretched,
 )
 
 __all__ = ["Scales", "signed_scales"]
@@ -82,6 +83,7 @@ def _search(lanes: Lanes, half: int, steps: int) -> Scales:
         exact_d, exact_scales = _constant(lanes, half, steps)
         d, scales = np.where(same, exact_d, d), np.where(same, exact_scales, scales)
     codes = _codes(lanes.x, inverse(scaled(d, lanes.power) * scales), half)
+    (d,) = stretched(lanes, lambda halves: codes * (scaled(halves[0], lanes.power) * scales), [d])
     return Scales(in_order(codes.astype(np.int8)), in_order(scales.astype(np.int8)), d)
 
 

@@ -15,6 +15,7 @@ scale and a min a sub-block) and one or two float16 (d, dmin). In turn:
        the best
     4  d and dmin by least squares for those integers, on the best of the neighbouring float16
     5  3 and 4 again; of the two starts the better; codes rounded last
+    6  d and dmin a little larger, by `stretch`
 
 Steps 3 and 4 cannot raise the error but by float32's rounding. Arrays of weights are [G, J, b],
 b super-blocks: sums run over the first axes, in order, so that a block's bytes do not depend on its
@@ -27,7 +28,7 @@ This module holds what the two searches share.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 
 from .base import Array
 from .floats import Float32
+from .stretch import factor, loss
 
 __all__ = [
     "Half",
@@ -51,6 +53,7 @@ __all__ = [
     "over_weights",
     "scaled",
     "shared_scale",
+    "stretched",
 ]
 
 Half = NDArray[np.float16]
@@ -61,6 +64,9 @@ _PIECE = 512
 
 #: the ranges of step 2: where the largest scale comes to lie, as parts of its limit
 STARTS = ((0.84, 1.04), (0.64, 0.84))
+
+#: half a step of float16 beside 1: to stretch by less would be to round
+_FINEST = 2.0**-11
 
 #: the extremes of float16
 LARGEST, _SMALLEST = np.float16(65504), np.float16(2.0**-24)
@@ -192,3 +198,35 @@ def shared_scale(
     cost = over_sub_blocks(error * error * weight[:, None])
     best: Half = np.take_along_axis(halves, cost.argmin(axis=0)[None], axis=0)[0]
     return best
+
+
+def stretched(
+    lanes: Lanes, decode: Callable[[Sequence[Half]], Float32], halves: Sequence[Half]
+) -> list[Half]:
+    """Step 6: the scales d and dmin, or d alone, stretched where that lowers the loss.
+
+    Args:
+        decode: what the weights become with these in place of `halves`, [G, J, b].
+    """
+
+    def sums(decoded: Float32) -> tuple[Array, Array]:
+        weighed = lanes.weigh(decoded)
+        product = over_sub_blocks(over_weights(weighed * lanes.x).astype(np.float64))
+        return product, over_sub_blocks(over_weights(weighed * decoded).astype(np.float64))
+
+    def lost(decoded: Float32) -> Array:
+        error = decoded - lanes.x
+        weighed = lanes.weigh(error)
+        along = over_sub_blocks(over_weights(weighed * lanes.x).astype(np.float64))
+        return loss(over_sub_blocks(over_weights(weighed * error).astype(np.float64)), along, size)
+
+    shares = lanes.weigh(lanes.x) * lanes.x
+    size = over_sub_blocks(over_weights(shares).astype(np.float64))
+    before = decode(halves)
+    by = factor(*sums(before), size)
+    # a weight that is most of its block has no direction beside its own
+    alone = 2 * shares.max(axis=(0, 1)) > size
+    by = np.where(alone | (by < 1 + _FINEST), 1, by)
+    longer = [nearest_half(scaled(each, lanes.power) * by, lanes.power) for each in halves]
+    won = lost(decode(longer)) < lost(before)
+    return [np.where(won, new, old) for new, old in zip(longer, halves, strict=True)]
