@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mlxquant import formats
 from mlxquant.errors import RequestError
-from mlxquant.quantize import allocate as module
+from mlxquant.quantize import knapsack
 from mlxquant.quantize.allocate import Allocation, Choice, allocate, least_bytes
 
 Menu = dict[str, list[Choice]]
@@ -168,7 +168,7 @@ def test_more_states_than_are_followed_are_owned_up_to(monkeypatch: pytest.Monke
     }
     budget = int(1.8 * smallest(menu)) + 10**6
     exact = allocate(menu, budget)
-    monkeypatch.setattr(module, "STATES", 3)
+    monkeypatch.setattr(knapsack, "STATES", 3)
     rough = allocate(menu, budget)
     assert exact.exact and not rough.exact
     assert exact.bound <= exact.cost <= rough.cost <= 1.02 * exact.cost
