@@ -13,6 +13,10 @@ affine4-g64 measured on 1,020 tokens, the prediction for formats that were not i
 (root mean square, weighed by KL; 3 to 8 bits, groups of 32 to 128, mxfp4), and by 30 % for 1 bit.
 How sensitive tensors are differs far more: KL/E is from 0.001 to 8.
 
+So few tokens do. Allocations of books-7m from one window of 255 tokens, from four and from twelve
+came out at a divergence of 0.0093, 0.0092 and 0.0093 on another text at 4.5 bits per weight, and
+0.044, 0.045 and 0.045 at 3.5.
+
 Sums. Perturbations of different tensors are nearly independent, so their divergences nearly add
 up. Of uniform formats on books-7m, the whole model's over the sum is 0.98 at 8 bits, 1.01 at 4,
 1.05 at 3, 1.17 at 2 and 1.20 at 1. `Calibration` makes the one of the other by what was measured of
