@@ -246,7 +246,7 @@ def _row(record: dict[str, Any], powered: bool) -> list[str]:
         _figure(decode["median"]) + "*" * record["throttled"],
         f"{_figure(decode['low'])}-{_figure(decode['high'])}",
         _figure(record["limit"]) if record["limit"] else "",
-        f"{record['share']:.0%}" if record["share"] else "",
+        _share(record["share"]) if record["share"] else "",
         bytes_text(record["peak_memory"]),
     ]
     energy = f"{record['energy']:.3g} J/token" if record["energy"] else ""
@@ -293,3 +293,8 @@ def _seconds(value: float) -> str:
 def _figure(value: float) -> str:
     """Three digits, and all of those before the point."""
     return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
+def _share(value: float) -> str:
+    """`63%`, of small ones a digit more: `0.3%`."""
+    return f"{value:.{0 if value >= 0.1 else 1}%}"
