@@ -69,6 +69,9 @@ _CONTEXT = 3.0
 #: divergences below this are rounding
 _LEAST = 1e-12
 
+#: errors below this are none: the square of what float64 resolves is larger
+_NO_ERROR = 1e-40
+
 #: slopes of log KL over log E beyond the largest error that was measured
 _SLOPES = (0.5, 1.2)
 
@@ -140,7 +143,10 @@ def predict(tensor: Sensitivity) -> dict[str, float]:
     _check(tensor)
     points = _points(tensor)
     if not points:  # whatever was measured changes no weight, and says nothing of what does
-        return {name: max(_LEAST, error) if error else 0.0 for name, error in tensor.errors.items()}
+        return {
+            name: max(_LEAST, error) if error > _NO_ERROR else 0.0
+            for name, error in tensor.errors.items()
+        }
     return {name: _at(points, error) for name, error in tensor.errors.items()}
 
 
@@ -188,7 +194,7 @@ def _points(tensor: Sensitivity) -> list[tuple[float, float]]:
     raw = sorted(
         (tensor.errors[name], max(kl, _LEAST))
         for name, kl in tensor.measured.items()
-        if tensor.errors[name] > 0
+        if tensor.errors[name] > _NO_ERROR
     )
     # pools: [sum of log E, sum of log KL, how many]
     pools: list[list[float]] = []
@@ -207,7 +213,7 @@ def _points(tensor: Sensitivity) -> list[tuple[float, float]]:
 
 def _at(points: Sequence[tuple[float, float]], error: float) -> float:
     """The curve through some points, at an error."""
-    if error <= 0:
+    if error <= _NO_ERROR:
         return 0.0
     x = math.log(error)
     xs = [math.log(e) for e, _ in points]

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlxquant import formats
@@ -40,6 +40,7 @@ def test_a_power_law_is_found_from_two(factor: float, power: float) -> None:
     assert found["f8"] == pytest.approx(law["f6"] / 16)
 
 
+@example([5e-324, *[0.0] * 6, 1.0], [0.0])
 @given(
     st.lists(st.floats(0, 2), min_size=8, max_size=8),
     st.lists(st.floats(0, 5), min_size=1, max_size=8),
