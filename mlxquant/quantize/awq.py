@@ -35,13 +35,14 @@ from ..load.blocks import floats_of
 from ..load.lazy import Node
 from ..load.operations import cast, constant, to_mx
 from ..models.source_model import SourceModel
-from .decoder import Layer, Pair, find_decoder, require_floats
+from .awq_search import column_sizes, search_scales
+from .decoder import Decoder, Pair, find_decoder, require_floats
 from .policy import DTYPES
 from .probe import Probe
 from .statistics import Statistics
 from .transform import replaced, scaled
 
-__all__ = ["AwqResult", "Folding", "Group", "awq", "fold", "foldings", "search_scales"]
+__all__ = ["AwqResult", "Folding", "Group", "awq", "fold", "foldings"]
 
 Float32 = NDArray[np.float32]
 
@@ -55,8 +56,6 @@ KINDS = ("attention", "feed forward", "output", "down")
 
 #: rows of a weight that the search looks at
 SAMPLE = 512
-#: scales are no further from one than this
-_LARGEST = 1e4
 
 
 @dataclass(frozen=True)
@@ -177,8 +176,8 @@ def foldings(source: SourceModel) -> tuple[tuple[Group, ...], tuple[str, ...]]:
         ModelError: the architecture cannot be tried.
     """
     probe = Probe(source)
-    small, names = probe.source, find_decoder(source).names
-    if find_decoder(small).names != names:
+    small, decoder = find_decoder(probe.source), find_decoder(source)
+    if small.names != decoder.names:
         return (), KINDS
     variants: list[tuple[str, int, int]] = []
     refused = []
@@ -190,27 +189,26 @@ def foldings(source: SourceModel) -> tuple[tuple[Group, ...], tuple[str, ...]]:
             refused.append(kind)
         else:
             variants.append(fitting)
-    count = len(find_decoder(source).layers)
-    groups = [g for layer in range(count) for v in variants for g in _groups(source, layer, *v)]
+    layers = range(len(decoder.layers))
+    groups = [g for layer in layers for v in variants for g in _groups(decoder, layer, *v)]
     return tuple(groups), tuple(refused)
 
 
-def _holds(probe: Probe, small: SourceModel, variant: tuple[str, int, int]) -> bool:
+def _holds(probe: Probe, decoder: Decoder, variant: tuple[str, int, int]) -> bool:
     """Whether foldings of a kind leave a small model's logits alone, whatever the scales."""
     rng = np.random.default_rng(3)
-    layers = range(len(find_decoder(small).layers))
-    groups = [group for layer in layers for group in _groups(small, layer, *variant)]
+    layers = range(len(decoder.layers))
+    groups = [group for layer in layers for group in _groups(decoder, layer, *variant)]
     made = []
     for group in groups:
-        scales = np.exp(rng.uniform(-1, 1, _shape(small, group))).astype(np.float32)
+        scales = np.exp(rng.uniform(-1, 1, _shape(probe.source, group))).astype(np.float32)
         made.append(Folding(group, _shared(group, scales), np.ones((), np.float32), 0.0, 1.0))
     return bool(made) and probe.keeps(lambda model: fold(model, made))
 
 
-def _groups(source: SourceModel, index: int, kind: str, norm: int, unit: int) -> Iterator[Group]:
+def _groups(decoder: Decoder, index: int, kind: str, norm: int, unit: int) -> Iterator[Group]:
     """The groups of a kind in one layer; `norm`: which of its norms makes the input."""
-    decoder = find_decoder(source)
-    layer: Layer = decoder.layers[index]
+    layer = decoder.layers[index]
     if kind in ("attention", "feed forward"):
         readers = layer.attention if kind == "attention" else layer.feed_forward
         if readers and norm < len(layer.norms):
@@ -399,7 +397,7 @@ def _search(
         sizes = np.broadcast_to(
             np.mean(by_head**2, axis=1, keepdims=True) ** 0.5, by_head.shape
         ).reshape(-1)
-    columns = np.mean([_column_sizes(part.rows) for part in parts], axis=0)
+    columns = np.mean([column_sizes(part.rows) for part in parts], axis=0)
 
     def stored(part: _Part, rows: Float32, scales: Float32) -> Float32:
         return quantizer(part.path, rows, part.importance / scales**2)
@@ -419,80 +417,3 @@ def _shared_mean(group: Group, columns: Float32) -> Float32:
         return columns
     by_head = columns.reshape(group.key_heads, -1, group.head_width)
     return np.broadcast_to(by_head.mean(1, keepdims=True), by_head.shape).reshape(-1)
-
-
-def _column_sizes(rows: Float32) -> Float32:
-    """Mean size of each column, every row taken relative to its largest weight; float32 [k]."""
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    relative = np.divide(np.abs(rows), largest, out=np.zeros_like(rows), where=largest > 0)
-    sizes: Float32 = relative.mean(axis=0)
-    return sizes
-
-
-def search_scales(
-    weights: Sequence[Float32],
-    moments: Sequence[Float32],
-    quantizers: Sequence[Callable[[Float32, Float32], Float32]],
-    sizes: Float32,
-    columns: Float32,
-    *,
-    grid: int = 20,
-) -> tuple[Float32, float, float, float]:
-    """Scales of matrices that share an input; pure.
-
-    Args:
-        weights: float32 [n, k] each.
-        moments: of each one's input, float32 [k, k] (mean of x xᵀ) or [k] (its diagonal).
-        quantizers: of each, (W diag(s) [n, k], s [k]) → the same as stored.
-        sizes: m, float32 [k] ≥ 0. columns: c, float32 [k] ≥ 0.
-        grid: exponents tried between 0 and 1.
-
-    Returns:
-        (scales float32 [k], exponent, error with them, error without): errors are squared errors
-        of outputs over squared outputs, summed over the matrices. Scales are ones where no others
-        are better.
-    """
-    ones = np.ones(len(sizes), dtype=np.float32)
-    norms = [max(_squared(w, h), 1e-30) for w, h in zip(weights, moments, strict=True)]
-
-    def error(scales: Float32) -> float:
-        total = 0.0
-        for w, h, quantizer, norm in zip(weights, moments, quantizers, norms, strict=True):
-            total += _squared(quantizer(w * scales, scales) / scales - w, h) / norm
-        return total
-
-    before = error(ones)
-    best = (ones, 0.0, before)
-    for step in range(1, grid + 1):
-        alpha = step / grid
-        for wanted in (_power(sizes, alpha), _power(sizes, alpha) / _power(columns, 1 - alpha)):
-            scales = _normalised(wanted)
-            now = error(scales)
-            if now < best[2]:
-                best = (scales, alpha, now)
-            if alpha == 1:
-                break  # both are the same
-    return (*best, before)
-
-
-def _power(values: Float32, exponent: float) -> Float32:
-    """Values, those of channels that are never used a ten-thousandth of the largest, to a power."""
-    largest = float(values.max(initial=0.0))
-    if not largest > 0 or not np.isfinite(largest):
-        return np.ones_like(values)
-    powers: Float32 = np.maximum(values / largest, 1e-4) ** np.float32(exponent)
-    return powers
-
-
-def _normalised(scales: Float32) -> Float32:
-    """Scales with the geometric middle of their range at one."""
-    middle = np.sqrt(scales.max() * scales.min())
-    clipped: Float32 = np.clip(scales / middle, 1 / _LARGEST, _LARGEST).astype(np.float32)
-    return clipped
-
-
-def _squared(weights: Float32, moments: Float32) -> float:
-    """Mean of ‖x Wᵀ‖², for W [n, k]."""
-    if moments.ndim == 1:
-        return float(np.square(weights).sum(axis=0) @ moments)
-    return float(np.vdot(weights @ moments, weights))
