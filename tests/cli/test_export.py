@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import run_cli
 
 from mlxquant.files.gguf import read_gguf
+from mlxquant.quantize.imatrix import Entry, write_imatrix
 
 
 def test_export_of_the_bundled_model(tmp_path: Path) -> None:
@@ -113,3 +115,34 @@ def test_mistakes(tmp_path: Path, arguments: list[str], said: str) -> None:
     assert done.returncode == 2 and said in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_importance_on_the_command_line(tmp_path: Path) -> None:
+    entries = {f"blk.{n}.attn_v.weight": Entry.of(np.arange(1.0, 257.0), 9) for n in range(8)}
+    write_imatrix(tmp_path / "i.dat", entries, ["some.txt"], 2)
+    words = ["quantize", "--type", "IQ3_XXS", "--imatrix", "i.dat"]
+    done = run_cli(*words, "-o", "b.gguf", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["request"]["imatrix"]["file"] == "i.dat"
+    assert report["request"]["imatrix"]["entries"] == 8 and report["request"]["importance"]
+    assert any("without importance data the loss is large" in note for note in report["notes"])
+    header = read_gguf(tmp_path / "b.gguf")
+    assert header.get("quantize.imatrix.dataset") == "some.txt"
+    assert header.get("quantize.imatrix.chunks_count") == 2
+    planned = run_cli(*words, "--include-weights", "blk.1.", "--dry-run", cwd=tmp_path)
+    assert planned.returncode == 0 and "blk.0.attn_v.weight" in planned.stdout
+    for more, said in (
+        (["--include-weights", "a", "--exclude-weights", "b"], "not both"),
+        (["--bits", "4"], "--bits is for MLX folders"),
+    ):
+        done = run_cli(*words, *more, "-o", "c.gguf", cwd=tmp_path)
+        assert done.returncode == 2 and said in done.stderr
+    for more, said in (
+        (["--imatrix", "i.dat"], "--imatrix is for GGUF files"),
+        (["--type", "Q4_0", "--exclude-weights", "a"], "--exclude-weights is about importance"),
+        (["--type", "Q4_0", "--imatrix", "missing.dat"], "missing.dat: file: cannot be opened"),
+    ):
+        done = run_cli("quantize", *more, "-o", "c.gguf", cwd=tmp_path)
+        assert done.returncode == 2 and said in done.stderr
+    assert not (tmp_path / "c.gguf").exists()

@@ -12,36 +12,46 @@ from pathlib import Path
 import pytest
 from hostile.gguf_building import MODEL, gguf
 from hostile.gguf_cases import FILES, MODELS, VOCABULARIES, part
+from hostile.imatrix_cases import DAT, GGUF, HEAD, dat, entry, tensors
 from support import REPOSITORY, unchecked
 
 RUNS = 20_000
-TARGET = REPOSITORY / "tests" / "fuzz" / "fuzz_gguf.py"
+FOLDER = REPOSITORY / "tests" / "fuzz"
+
+#: what is fuzzed → whole files, and the broken ones
+SEEDS = {
+    "gguf": (
+        [gguf(), gguf(MODEL, []), gguf({}, []), gguf(version=2), part(1)],
+        (FILES, MODELS, VOCABULARIES),
+    ),
+    "imatrix": ([dat(entry()), dat(entry(), entry(b"a")), gguf(HEAD, tensors())], (DAT, GGUF)),
+}
 
 
-def corpus(folder: Path) -> Path:
+def corpus(folder: Path, target: str) -> Path:
     """Whole files, and small broken ones."""
     folder.mkdir()
-    seeds = [gguf(), gguf(MODEL, []), gguf({}, []), gguf(version=2), part(1)]
-    broken = (build() for cases in (FILES, MODELS, VOCABULARIES) for build, _ in cases.values())
-    seeds += (data for data in broken if len(data) < 4096)
-    for number, data in enumerate(seeds):
+    whole, cases = SEEDS[target]
+    broken = (build() for each in cases for build, _ in each.values())
+    for number, data in enumerate([*whole, *(data for data in broken if len(data) < 4096)]):
         (folder / f"{number:03d}").write_bytes(data)
     return folder
 
 
 @pytest.mark.slow
-def test_gguf(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", SEEDS)
+def test_nothing_but_format_errors(tmp_path: Path, target: str) -> None:
     if importlib.util.find_spec("atheris") is None:
-        unchecked("atheris", "no coverage-guided fuzzing of the GGUF reader")
+        unchecked("atheris", f"no coverage-guided fuzzing of what reads {target} files")
     done = subprocess.run(
         [
             sys.executable,
-            str(TARGET),
+            str(FOLDER / f"fuzz_{target}.py"),
             f"-runs={RUNS}",
             "-seed=1",
             "-max_len=4096",
             f"-artifact_prefix={tmp_path}/",
-            str(corpus(tmp_path / "corpus")),
+            str(corpus(tmp_path / "corpus", target)),
         ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
