@@ -25,24 +25,23 @@ moments give.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..load.blocks import floats_of
-from ..load.lazy import Node
-from ..load.operations import cast, constant, to_mx
+from ..load.operations import cast
 from ..models.source_model import SourceModel
+from .awq_fold import Folding, Group, fold, of_rows, vector
 from .awq_search import column_sizes, search_scales
-from .decoder import Decoder, Pair, find_decoder, require_floats
+from .decoder import Decoder, find_decoder, require_floats
 from .policy import DTYPES
 from .probe import Probe
 from .statistics import Statistics
-from .transform import replaced, scaled
 
-__all__ = ["AwqResult", "Folding", "Group", "awq", "fold", "foldings"]
+__all__ = ["AwqResult", "awq", "foldings"]
 
 Float32 = NDArray[np.float32]
 
@@ -56,60 +55,6 @@ KINDS = ("attention", "feed forward", "output", "down")
 
 #: rows of a weight that the search looks at
 SAMPLE = 512
-
-
-@dataclass(frozen=True)
-class Group:
-    """Modules that share an input, and what makes it.
-
-    Attributes:
-        kind: one of KINDS.
-        norm: path of the norm that makes the input, which multiplies by `unit + w`; or
-        pair: the rows that make it.
-        readers: paths of all that read it.
-        heads, key_heads, head_width: where heads share the scales of the values that they read.
-    """
-
-    kind: str
-    norm: str | None
-    pair: Pair | None
-    readers: tuple[str, ...]
-    unit: int = 0
-    heads: int = 1
-    key_heads: int = 1
-    head_width: int = 0
-
-    @property
-    def maker(self) -> str:
-        """Path of the module whose output is divided."""
-        if self.norm is not None:
-            return self.norm
-        assert self.pair is not None
-        return self.pair.rows.path
-
-
-@dataclass(frozen=True)
-class Folding:
-    """Scales that were folded.
-
-    Attributes:
-        group: where.
-        scales: float32 [k], or [experts, k]: the new input of `group.readers` is x / scales.
-        alpha: float32 [] or [experts]: the exponent; 0 for scales of one.
-        error, before: squared error of the readers' outputs over their square, with and without
-            the scales, on the rows that were looked at.
-    """
-
-    group: Group
-    scales: Float32 = field(repr=False)
-    alpha: Float32
-    error: float
-    before: float
-
-    @property
-    def gain(self) -> float:
-        """How much of the error is left, 1 where nothing was gained."""
-        return self.error / self.before if self.before else 1.0
 
 
 @dataclass(frozen=True)
@@ -235,54 +180,6 @@ def _shared(group: Group, scales: Float32) -> Float32:
     return np.repeat(own[:, :1], own.shape[1], 1).reshape(-1)
 
 
-def fold(source: SourceModel, found: Sequence[Folding]) -> SourceModel:
-    """The model with these scales folded in; nothing is computed before it is asked for."""
-    nodes: dict[str, Node] = {}
-
-    def node(name: str) -> Node:
-        return nodes.get(name) or source.parameters[name]
-
-    for folding in found:
-        group, scales = folding.group, folding.scales
-        if (scales == 1).all():
-            continue
-        for path in group.readers:
-            nodes[f"{path}.weight"] = scaled(node(f"{path}.weight"), columns=scales)
-        if group.norm is not None:
-            for name in (f"{group.norm}.weight", f"{group.norm}.bias"):
-                if name in source.parameters:
-                    unit = group.unit if name.endswith("weight") else 0
-                    nodes[name] = _divided_norm(node(name), scales, unit)
-            continue
-        assert group.pair is not None
-        rows = group.pair.rows
-        weight, bias = f"{rows.path}.weight", f"{rows.path}.bias"
-        factors = np.ones(source.parameters[weight].shape[:-1], dtype=np.float32)
-        factors[..., rows.start : rows.stop] = 1 / _of_rows(group, scales)
-        nodes[weight] = scaled(node(weight), rows=factors)
-        if bias in source.parameters:
-            nodes[bias] = scaled(node(bias), columns=factors)
-    return replaced(source, nodes, ())
-
-
-def _of_rows(group: Group, scales: Float32) -> Float32:
-    """A number for each row that makes the input: one a value, where heads share them."""
-    if group.heads == group.key_heads:
-        return scales
-    return scales.reshape(group.key_heads, -1, group.head_width)[:, 0].reshape(-1)
-
-
-def _divided_norm(node: Node, scales: Float32, unit: int) -> Node:
-    values = _vector(node) + np.float32(unit)
-    made = constant(to_mx(values / scales - np.float32(unit), "F32"))
-    return Node(node.shape, "F32", made.compute, made.label, node.origin)
-
-
-def _vector(node: Node) -> Float32:
-    floats = floats_of(node)
-    return np.array(floats.flat(0, floats.size), dtype=np.float32).reshape(node.shape)
-
-
 def _representable(source: SourceModel, folding: Folding, dtype: str) -> Folding:
     """Scales moved by less than a rounding, so that what is divided by them is a number of `dtype`.
 
@@ -290,7 +187,7 @@ def _representable(source: SourceModel, folding: Folding, dtype: str) -> Folding
     """
     group, scales = folding.group, folding.scales
     if group.norm is not None:
-        values, unit = _vector(source.parameters[f"{group.norm}.weight"]), group.unit
+        values, unit = vector(source.parameters[f"{group.norm}.weight"]), group.unit
         exact = _exact(values, scales, unit, dtype)
     else:
         assert group.pair is not None
@@ -298,8 +195,8 @@ def _representable(source: SourceModel, folding: Folding, dtype: str) -> Folding
         bias = source.parameters.get(f"{rows.path}.bias")
         if bias is None:
             return folding
-        values = _vector(bias)[..., rows.start : rows.stop]
-        exact = _exact(values, _of_rows(group, scales), 0, dtype)
+        values = vector(bias)[..., rows.start : rows.stop]
+        exact = _exact(values, of_rows(group, scales), 0, dtype)
         if group.heads != group.key_heads:
             own = exact.reshape(group.key_heads, 1, group.head_width)
             exact = np.repeat(own, group.heads // group.key_heads, 1).reshape(-1)

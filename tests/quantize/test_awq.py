@@ -13,7 +13,8 @@ from mlxquant import formats, quantize
 from mlxquant.errors import RequestError
 from mlxquant.formats.floats import round_to
 from mlxquant.models.source_model import SourceModel
-from mlxquant.quantize.awq import KINDS, Folding, awq, fold, foldings
+from mlxquant.quantize.awq import KINDS, awq, foldings
+from mlxquant.quantize.awq_fold import Folding, fold
 from mlxquant.quantize.awq_search import search_scales
 from mlxquant.quantize.statistics import Statistics
 
