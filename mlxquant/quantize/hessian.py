@@ -30,7 +30,7 @@ from ..errors import RequestError
 from ..formats.base import Array
 from ..formats.floats import Float32
 
-__all__ = ["DAMPING", "Hessian", "factorize", "moments"]
+__all__ = ["DAMPING", "Hessian", "factorize", "moments", "tied"]
 
 Float64 = NDArray[np.float64]
 
@@ -156,3 +156,27 @@ def factorize(hessian: Array, damping: float = DAMPING) -> Hessian:
         np.ascontiguousarray((pivots * pivots)[::-1], np.float32),
         added,
     )
+
+
+def tied(hessian: Array, share: float = 1.0) -> Float64:
+    """The moments for a table that is both embedding and head.
+
+    As a head it is multiplied by what `hessian` was measured on; as an embedding its rows are
+    looked up, and every column of a row counts alike. The objective is the sum of both, so that
+    feedback does not spend one role's exactness on the other.
+
+    Args:
+        hessian: second moments of the head's input, float [k, k].
+        share: weight of the embedding's role, the head's being 1. The table of the bundled model
+            alone in affine3-g64, divergence on 4 windows of unseen text: 0.0338 with 0, 0.0290 with
+            0.1, 0.0285 with 1 and with 3 (rounding: 0.0482).
+
+    Returns: float64 [k, k], its diagonal's mean 1 + share.
+
+    Raises:
+        RequestError: as `moments`.
+    """
+    matrix = moments(hessian)
+    at = np.arange(len(matrix))
+    matrix[at, at] += share
+    return matrix

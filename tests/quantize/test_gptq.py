@@ -15,7 +15,7 @@ from mlxquant.quantize import gptq as module
 from mlxquant.quantize.gptq import encode, feedback, gptq, objective, retarget
 from mlxquant.quantize.grid import Grid, Storage, make_grid
 from mlxquant.quantize.grid_levels import Steps
-from mlxquant.quantize.hessian import DAMPING, factorize
+from mlxquant.quantize.hessian import DAMPING, factorize, tied
 
 FORMATS = ["affine1-g32", "affine2-g64", "affine3-g32", "affine4-g128", "affine8-g64", "mxfp4"]
 FORMATS += ["mxfp8", "nvfp4", "Q4_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
@@ -195,6 +195,18 @@ def test_a_factor_is_a_factor() -> None:
     scaled = known.matrix + known.damping * np.eye(96)
     np.testing.assert_allclose(upper @ upper.T, scaled[np.ix_(known.order, known.order)], atol=1e-5)
     assert (np.diff(np.diagonal(moments)[known.order]) <= 0).all()
+
+
+def test_a_tied_table_serves_both_roles() -> None:
+    rows, moments = weights(30, 32, 256), second_moments(inputs(31, 256))
+    grid = grid_for("affine3-g64", rows)
+    head, both = (gptq(grid, rows, known) for known in (moments, tied(moments, 2.0)))
+    assert ((both - rows) ** 2).sum() < ((head - rows) ** 2).sum()
+    assert objective(rows, head, moments).sum() < objective(rows, both, moments).sum()
+    plain = objective(rows, nearest(grid, rows), moments).sum()
+    assert objective(rows, both, moments).sum() < plain
+    mean = np.diagonal(moments).mean()
+    np.testing.assert_allclose(tied(moments, 2.0), moments / mean + 2 * np.eye(256), atol=1e-9)
 
 
 def test_no_activations_at_all() -> None:
