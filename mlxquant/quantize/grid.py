@@ -269,10 +269,10 @@ class _AffineStorage(Storage):
         self.levels = Steps(0, (1 << fmt.bits) - 1)
 
     def round_scale(self, scale: Float32, begin: int) -> Float32:
-        return _finite(round_to(scale, self.fmt.dtype), scale)
+        return _finite(round_to(scale, self.fmt.dtype))
 
     def round_low(self, low: Float32, begin: int) -> Float32:
-        return _finite(round_to(low, self.fmt.dtype), low)
+        return _finite(round_to(low, self.fmt.dtype))
 
     def wire(self, scale: Float32, low: Float32 | None, codes: Bytes) -> tuple[Array, ...]:
         assert low is not None
@@ -312,7 +312,6 @@ class _MicroscaledStorage(Storage):
         return pack(codes, self.bits), (exponent - 1 + 127).astype(np.uint8)
 
 
-def _finite(rounded: Float32, wanted: Float32) -> Float32:
-    """What overflowed in rounding is replaced by what was wanted's largest finite neighbour: 0,
-    which no fit prefers."""
+def _finite(rounded: Float32) -> Float32:
+    """What overflowed in rounding becomes 0, which no fit prefers."""
     return np.where(np.isfinite(rounded), rounded, np.float32(0))

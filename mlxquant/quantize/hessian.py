@@ -168,8 +168,8 @@ def tied(hessian: Array, share: float = 1.0) -> Float64:
     Args:
         hessian: second moments of the head's input, float [k, k].
         share: weight of the embedding's role, the head's being 1. The table of the bundled model
-            alone in affine3-g64, divergence on 4 windows of unseen text: 0.0338 with 0, 0.0290 with
-            0.1, 0.0285 with 1 and with 3 (rounding: 0.0482).
+            alone in affine3-g64, divergence on 4 windows of unseen text: 0.0312 with 0, 0.0290 with
+            0.1, 0.0284 with 1, 0.0285 with 3 (rounding: 0.0482).
 
     Returns: float64 [k, k], its diagonal's mean 1 + share.
 
