@@ -14,6 +14,7 @@ search over the whole codebook is exact. For given points the best s is Σ w a g
     3  points at the scales that d allows, d refitted
     4  the scale code next to the one chosen, on the side to which the points chosen would rather
        go, and points for it; the better of the two; d refitted
+    5  d a little larger (stretch.py)
 
 Nothing here depends on more than one super-block at a time.
 """
@@ -26,6 +27,7 @@ import numpy as np
 
 from .base import Array
 from .floats import Float32
+from .stretch import FINEST, factor
 
 __all__ = ["Found", "Shape", "Target", "fit"]
 
@@ -242,7 +244,7 @@ class _Search:
         better = other.cost(self._scales(d, moved)) < best.cost(now)
         best = best.where(better, other)
         codes = np.where(better.reshape(codes.shape), moved, codes)
-        d = self._refit(best, codes, exponent)
+        d = self._stretched(self._refit(best, codes, exponent), best, codes, exponent)
         with np.errstate(over="ignore"):
             stored = np.ldexp(d, exponent).astype(np.float16)
         return Found(stored, codes.astype(np.int64), best.index.reshape(count, -1))
@@ -264,6 +266,19 @@ class _Search:
         square = (chosen.square.reshape(steps.shape) * steps * steps).sum(axis=1)
         d = np.maximum(product, np.float32(0)) / np.maximum(square, np.float32(1e-30))
         return self._storable(d, exponent)
+
+    def _stretched(self, d: Float32, chosen: _Points, codes: Float32, exponent: Array) -> Float32:
+        """Step 5: d as it is stored, [b]."""
+        scale, rows = self._scales(d, codes).astype(np.float64), codes.shape
+        product = (chosen.product * scale).reshape(rows).sum(axis=1)
+        square = (chosen.square * scale * scale).reshape(rows).sum(axis=1)
+        weighed = self.weighted * self.values.reshape(self.weighted.shape)
+        size = weighed.reshape(len(d), -1).sum(axis=1, dtype=np.float64)
+        by = factor(product, square, size)
+        # a weight that is most of its block has no direction beside its own
+        alone = 2 * weighed.reshape(len(d), -1).max(axis=1) > size
+        by = np.where(alone | (by < 1 + FINEST), 1, by)
+        return self._storable((d * by).astype(np.float32), exponent)
 
     @staticmethod
     def _storable(d: Float32, exponent: Array) -> Float32:

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from .base import Array
 from .floats import Float32
-from .stretch import factor, loss
+from .stretch import FINEST, factor, loss
 
 __all__ = [
     "Half",
@@ -64,9 +64,6 @@ _PIECE = 512
 
 #: the ranges of step 2: where the largest scale comes to lie, as parts of its limit
 STARTS = ((0.84, 1.04), (0.64, 0.84))
-
-#: half a step of float16 beside 1: to stretch by less would be to round
-_FINEST = 2.0**-11
 
 #: the extremes of float16
 LARGEST, _SMALLEST = np.float16(65504), np.float16(2.0**-24)
@@ -226,7 +223,7 @@ def stretched(
     by = factor(*sums(before), size)
     # a weight that is most of its block has no direction beside its own
     alone = 2 * shares.max(axis=(0, 1)) > size
-    by = np.where(alone | (by < 1 + _FINEST), 1, by)
+    by = np.where(alone | (by < 1 + FINEST), 1, by)
     longer = [nearest_half(scaled(each, lanes.power) * by, lanes.power) for each in halves]
     won = lost(decode(longer)) < lost(before)
     return [np.where(won, new, old) for new, old in zip(longer, halves, strict=True)]

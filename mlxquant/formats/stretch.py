@@ -19,9 +19,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["factor", "loss"]
+__all__ = ["FINEST", "factor", "loss"]
 
 _Float64 = NDArray[np.float64]
+
+#: half a step of float16 beside 1: to stretch by less would be to round
+FINEST = 2.0**-11
 
 #: λ: how much more an error along the weights costs than one across them
 _ALONG = 1.0

@@ -45,6 +45,8 @@ CHUNK = 512
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _DATASETS, _CHUNKS, _SIZE = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 _LARGEST = 2**31 - 1
+#: tokens; counts are float32 in GGUF, and not exact beyond 2^24
+_MOST = 2**53
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +74,9 @@ class Entry:
                 "[experts, columns] and [experts] needed"
             )
         wrong = first_wrong(sums)
-        if wrong is not None or (counts < 0).any():
-            what = f"count {int(counts.min())}" if wrong is None else f"sum {wrong[1]:g}"
+        if wrong is not None or not ((counts >= 0) & (counts <= _MOST)).all():
+            count = int(counts.min() if counts.min() < 0 else counts.max())
+            what = f"count {count}" if wrong is None else f"sum {wrong[1]:g}"
             raise RequestError(f"a {what} among importance data; collect them anew")
         object.__setattr__(self, "sums", sums)
         object.__setattr__(self, "counts", counts)
@@ -265,8 +268,8 @@ def _entry(file: Path, handle: int, sums: GgufEntry, counts: GgufEntry) -> Entry
             what = "sum of squares" if each is sums else "count"
             reason = f"value {wrong[0]} is {wrong[1]:g}, no {what}; collect it anew"
             _blame(file, each, reason, each.start + 4 * wrong[0])
-    if seen.max() > _LARGEST:
-        _blame(file, counts, f"a count of {seen.max():g}, at most {_LARGEST} expected")
+    if seen.max() > _MOST:
+        _blame(file, counts, f"a count of {seen.max():g}, at most 2^53 expected")
     return Entry(squares.reshape(rows, -1), np.rint(seen).astype(np.int64))
 
 
@@ -302,7 +305,11 @@ def _build_gguf(
     }
     arrays: dict[str, NDArray[np.float32]] = {}
     for name, entry in entries.items():
-        arrays[name + _SUMS] = entry.sums * np.float32(per)
+        with np.errstate(over="ignore"):
+            sums = entry.sums * np.float32(per)
+        if not np.isfinite(sums).all():
+            raise RequestError(f"{file}: entry {quote(name)}: sums beyond float32; write .dat")
+        arrays[name + _SUMS] = sums
         arrays[name + _COUNTS] = (entry.counts * per).astype(np.float32)[:, None]
     shapes = [(name, "F32", _shape(array)) for name, array in arrays.items()]
     try:
@@ -347,9 +354,13 @@ def _build_dat(
         if calls > _LARGEST or entry.sums.size > _LARGEST:
             raise RequestError(f"{file}: entry {quote(name)} is too large for .dat; write .gguf")
         counts = entry.counts.astype(np.float32)[:, None]
-        means = entry.mean * np.float32(calls)
+        with np.errstate(over="ignore"):
+            means = entry.mean * np.float32(calls)
         whole = counts == calls  # sums as they are: x / n · n need not be x
-        listed.append(DatEntry(name, np.where(whole, entry.sums, means).reshape(-1), calls))
+        values = np.where(whole, entry.sums, means).reshape(-1)
+        if not np.isfinite(values).all():
+            raise RequestError(f"{file}: entry {quote(name)}: values beyond float32; write .gguf")
+        listed.append(DatEntry(name, values, calls))
     if not listed:
         raise RequestError(f"{file}: no matrix saw any input; there is nothing to write")
     return build_dat(listed, chunks, datasets[-1] if datasets else "")
