@@ -21,6 +21,7 @@ from ..tokenizers import from_gguf
 from .blocks import decoder, floats_of, is_blocks
 from .checkpoint import Checkpoint, StoredTensor
 from .gguf_checks import check_model, check_vocabulary
+from .gguf_identity import IDENTITY, identity_text
 from .lazy import Node, leaf
 
 __all__ = ["GgufCheckpoint", "open_gguf", "open_tensors"]
@@ -111,6 +112,7 @@ def open_gguf(
     notes: list[str] = []
     if tokenizer and "tokenizer.ggml.tokens" in plain:
         made = from_gguf(plain, file=first.path, approximate=approximate, notes=notes)
+        made[IDENTITY] = identity_text(first.metadata)
     elif tokenizer:
         notes.append(_NO_VOCABULARY)
     shown = ", ".join(f"{count} {name}" for name, count in types.most_common())

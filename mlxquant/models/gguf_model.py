@@ -21,6 +21,7 @@ from ..files.gguf_values import Value
 from ..load.blocks import is_blocks, weight_shape
 from ..load.checkpoint import Checkpoint, QuantizedTensor
 from ..load.from_gguf import GgufCheckpoint, open_tensors
+from ..load.gguf_identity import read_identity
 from ..load.lazy import Node, leaf
 from .families import Family, family_of_config, typed
 
@@ -131,7 +132,9 @@ def as_gguf(checkpoint: Checkpoint, *, approximate: bool = False) -> GgufModel:
     unread = family.unread(checkpoint.config)
     if unread:
         notes.append(f"config.json: a GGUF file has no place for {', '.join(unread)}")
-    name = model_name(checkpoint)
+    identity = read_identity(checkpoint.path)
+    named = identity.setdefault("general.name", Value.of("str", model_name(checkpoint)))
+    name = str(named.value)
     rows = next((t.shape[0] for t in tensors if t.name == "token_embd.weight"), None)
     vocabulary = to_gguf(
         checkpoint.path,
@@ -145,7 +148,7 @@ def as_gguf(checkpoint: Checkpoint, *, approximate: bool = False) -> GgufModel:
     metadata = {
         "general.architecture": settings.pop("general.architecture"),
         "general.type": Value.of("str", "model"),
-        "general.name": Value.of("str", name),
+        **identity,
         **settings,
         **as_values(vocabulary),
     }

@@ -129,7 +129,9 @@ def export_plan(
         if len(item.tensor.shape) > 1:
             kinds[item.type] += item.size
     most = kinds.most_common(1)[0][0] if kinds else "F32"
-    metadata = _with_types(model.metadata, items, _number_of(most))
+    stated = model.metadata.get("general.file_type")
+    number = _number_of(most, None if stated is None else stated.value)
+    metadata = _with_types(model.metadata, items, number)
     return GgufPlan(model, tuple(items), metadata, {"outtype": name}, model.notes)
 
 
@@ -282,12 +284,19 @@ def _error(item: GgufItem, model: GgufModel) -> float:
     return math.sqrt(error / norm) if norm else 0.0
 
 
-def _number_of(type_name: str) -> int:
-    """The file type whose tensors are mostly of this type; that of F32 where there is none."""
-    for each in FILE_TYPES.values():
-        if each.default == type_name and each.number is not None:
-            return each.number
-    return 39 if type_name == "NVFP4" else 0
+def _number_of(type_name: str, stated: Any = None) -> int:
+    """The file type whose tensors are mostly of this type; that of F32 where there is none.
+
+    Of several (Q4_K_S, Q4_K_M) it is the one that the source has `stated`, else the first.
+    """
+    numbers = [
+        each.number
+        for each in FILE_TYPES.values()
+        if each.default == type_name and each.number is not None
+    ]
+    if stated in numbers:
+        return int(stated)
+    return numbers[0] if numbers else 39 if type_name == "NVFP4" else 0
 
 
 def _with_types(
