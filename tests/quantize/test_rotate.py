@@ -211,12 +211,15 @@ save_folder(make_plan(source, Request(bits=4)), source, sys.argv[2], Options(thr
 
 @pytest.mark.slow
 def test_a_model_larger_than_memory(tmp_path: Path) -> None:
-    """600 MB, of which a down projection is 38 MB in bfloat16, within 400 MiB of memory."""
+    """600 MB, of which a down projection is 38 MB in bfloat16, within 330 MiB of memory.
+
+    Allocation itself is hardly limited: OpenBLAS tries for ever where its buffers find no place.
+    """
     source, output = tmp_path / "source", tmp_path / "output"
     large_models.mixtral(source, layers=1, hidden=1280, inner=14976, experts=3, vocabulary=48 << 10)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", LAUNCHER, str(400 * MIB), sys.executable]
+            [sys.executable, "-c", LAUNCHER, str(1024 * MIB), sys.executable]
             + ["-c", SCRIPT, str(source), str(output)],
             capture_output=True,
             text=True,
