@@ -1,0 +1,188 @@
+"""What benchmarks/quality.py lays side by side: the quantized models, as data.
+
+A variant is made by one program with some arguments (quality_makers.py runs them), and is called by
+tool, format and method: `mlxquant/affine4-g64/rtn`. In arguments, `{bytes:KEY}` stands for the
+weight bytes of the variant called KEY, which is measured before: that is how models of the same
+size are asked for.
+
+To add a method of `mlxquant quantize`, add a line to METHODS; a single model, a line to SINGLE.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mlxquant.quantize.llama_types import FILE_TYPES
+
+__all__ = [
+    "METHODS",
+    "NEED_IMPORTANCE",
+    "TYPES",
+    "VARIANTS",
+    "Variant",
+    "filled",
+    "names_of",
+    "sizes_asked",
+]
+
+_BYTES = re.compile(r"\{bytes:([^{}]+)\}")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A quantized model.
+
+    Attributes:
+        tool: whose program: `mlxquant`, `mlx-lm`, `llama.cpp`.
+        format: what most weights are in: `affine4-g64`, `mixed_3_6`, `Q4_K_M`.
+        method: how codes were chosen.
+        maker: which function of quality_makers.py makes it; arguments: its own.
+        in_llama_cpp: whether llama.cpp runs the file too.
+    """
+
+    tool: str
+    format: str
+    method: str
+    maker: str
+    arguments: tuple[str, ...]
+    in_llama_cpp: bool = False
+
+    @property
+    def key(self) -> str:
+        """What the variant is called."""
+        return f"{self.tool}/{self.format}/{self.method}"
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file; otherwise it is a folder that stock mlx-lm opens."""
+        return self.format in FILE_TYPES
+
+
+def sizes_asked(variant: Variant) -> set[str]:
+    """The variants whose bytes the arguments ask for."""
+    return {key for text in variant.arguments for key in _BYTES.findall(text)}
+
+
+def filled(variant: Variant, sizes: Mapping[str, int]) -> list[str]:
+    """The arguments with numbers in them.
+
+    Args:
+        sizes: weight bytes by variant; a KeyError names one that is missing.
+    """
+    return [_BYTES.sub(lambda found: str(sizes[found[1]]), text) for text in variant.arguments]
+
+
+# -- MLX's formats ---------------------------------------------------------------------------------
+
+_AFFINE = {
+    f"affine{bits}-g{group}": ("--bits", str(bits), "--group-size", str(group))
+    for bits in (1, 2, 3, 4, 5, 6, 8)
+    for group in (128, 64, 32)
+}
+_MODES = {mode: ("--mode", mode) for mode in ("mxfp4", "nvfp4", "mxfp8")}
+_RECIPES = {
+    name: ("--recipe", name) for name in ("mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6")
+}
+
+#: every method of `mlxquant quantize` → its options; each is applied to every format of MLX
+METHODS: dict[str, tuple[str, ...]] = {
+    "rtn": ("--method", "rtn"),
+}
+
+
+def _mlx_formats() -> Iterator[Variant]:
+    for method, options in METHODS.items():
+        for name, chosen in {**_AFFINE, **_MODES, **_RECIPES}.items():
+            yield Variant("mlxquant", name, method, "mlxquant", (*chosen, *options))
+
+
+#: models of mlxquant's that are not one format with one method
+SINGLE: tuple[Variant, ...] = ()
+
+
+# -- mlx-lm ----------------------------------------------------------------------------------------
+
+
+def _mlx_lm() -> Iterator[Variant]:
+    """mlx_lm.convert in groups of 64, its default; its recipes and modes."""
+    affine = {f"affine{bits}-g64": ("--q-bits", str(bits)) for bits in (2, 3, 4, 5, 6, 8)}
+    modes = {mode: ("--q-mode", mode) for mode in _MODES}
+    recipes = {name: ("--quant-predicate", name, "--q-group-size", "64") for name in _RECIPES}
+    for name, options in {**affine, **modes, **recipes}.items():
+        yield Variant("mlx-lm", name, "rtn", "convert", options)
+
+
+# -- GGUF ------------------------------------------------------------------------------------------
+
+#: llama-quantize's types that are quantized, in order of size; MXFP4_MOE is for experts
+TYPES = (
+    "Q1_0", "IQ1_S", "IQ1_M", "TQ1_0", "Q2_0", "TQ2_0", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M",
+    "Q2_K_S", "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L",
+    "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K_S", "Q4_K_M", "Q4_1", "Q5_0", "Q5_K_S", "Q5_K_M", "Q5_1",
+    "Q6_K", "Q8_0",
+)  # fmt: skip
+
+#: types that llama-quantize refuses without importance
+NEED_IMPORTANCE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S")
+
+#: types whose encoders know no importance
+IGNORE_IMPORTANCE = ("Q1_0", "Q2_0", "TQ1_0", "TQ2_0", "Q8_0")
+
+#: types that llama.cpp runs too, the same from both programs
+IN_LLAMA_CPP = ("Q4_K_M", "Q3_K_M", "Q2_K")
+
+
+def _gguf(tool: str, *, only: tuple[str, ...] = TYPES, importance: bool) -> Iterator[Variant]:
+    """A file of each type, made by mlxquant or by llama.cpp."""
+    method = "imatrix" if importance else "plain"
+    for name in TYPES:
+        if name not in only or name in (IGNORE_IMPORTANCE if importance else NEED_IMPORTANCE):
+            continue
+        if tool == "mlxquant":
+            options = ("--type", name, *(("--imatrix", "{imatrix}") if importance else ()))
+            maker = "mlxquant"
+        else:
+            options, maker = (name, method), "llama_quantize"
+        yield Variant(tool, name, method, maker, options, importance and name in IN_LLAMA_CPP)
+
+
+def _all() -> Iterator[Variant]:
+    yield from _mlx_formats()
+    yield from _mlx_lm()
+    yield from LEARNED
+    yield from _gguf("llama.cpp", importance=True)
+    yield from _gguf("llama.cpp", importance=False)
+    yield from _gguf("mlxquant", importance=True)
+    yield from _gguf("mlxquant", importance=False)
+    yield from SINGLE
+
+
+#: mlx-lm's methods that calibrate, by the names of its commands, with the defaults of these. gptq
+#: knows 2, 4 and 8 bits alone and leaves the embedding at 6 bits; awq leaves it at 4 bits in groups
+#: of 32. The learning rate of dwq, 1e-6, is made for large models and many steps; so it is also run
+#: with ten times as much.
+LEARNED = tuple(
+    Variant("mlx-lm", f"affine{bits}-g64", method, "learned", (*options, "--bits", str(bits)))
+    for method, options, widths in (
+        ("gptq", ("gptq",), (8, 4, 2)),
+        ("awq", ("awq",), (4, 3, 2)),
+        ("dwq", ("dwq",), (4, 3, 2)),
+        ("dwq-1e-5", ("dwq", "--learning-rate", "1e-5"), (4, 3, 2)),
+    )
+    for bits in widths
+) + (Variant("mlx-lm", "affine4+5-g64", "dynamic", "learned", ("dynamic_quant",)),)
+
+#: every variant; those whose bytes others ask for come first
+VARIANTS = tuple(_all())
+
+
+def names_of(variants: tuple[Variant, ...] = VARIANTS) -> list[str]:
+    """Their keys."""
+    return [variant.key for variant in variants]
+
+
+assert len(set(names_of())) == len(VARIANTS)
+for _place, _variant in enumerate(VARIANTS):
+    assert sizes_asked(_variant) <= set(names_of(VARIANTS[:_place])), _variant.key
