@@ -33,7 +33,7 @@ class LlamaModel:
         ValueError: llama.cpp does not load it.
     """
 
-    def __init__(self, file: Path, length: int = 512, threads: int = 2) -> None:
+    def __init__(self, file: Path, length: int = 512, threads: int = 1) -> None:
         llama.llama_log_set(_silent, None)
         llama.llama_backend_init()
         options = llama.llama_model_default_params()

@@ -5,7 +5,7 @@ tool, format and method: `mlxquant/affine4-g64/rtn`. In arguments, `{bytes:KEY}`
 weight bytes of the variant called KEY, which is measured before: that is how models of the same
 size are asked for.
 
-To add a method of `mlxquant quantize`, add a line to METHODS; a single model, a line to SINGLE.
+To add a method of `mlxquant quantize`, add a line to METHODS; a model of its own, to SINGLE.
 """
 
 from __future__ import annotations
@@ -86,20 +86,42 @@ _RECIPES = {
     name: ("--recipe", name) for name in ("mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6")
 }
 
-#: every method of `mlxquant quantize` → its options; each is applied to every format of MLX
-METHODS: dict[str, tuple[str, ...]] = {
-    "rtn": ("--method", "rtn"),
+_G64 = tuple(f"affine{bits}-g64" for bits in (1, 2, 3, 4, 5, 6, 8))
+
+#: a method of `mlxquant quantize` → its options, and the formats that it is applied to (None: all)
+METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
+    "rtn": (("--method", "rtn"), None),
+    "search": (("--method", "search"), None),
+    "search+imatrix": (("--method", "search", "--calibrate", "bundled"), _G64),
+    "gptq": (("--method", "gptq", "--calibrate", "bundled"), (*_G64, *_MODES)),
 }
 
 
 def _mlx_formats() -> Iterator[Variant]:
-    for method, options in METHODS.items():
+    for method, (options, only) in METHODS.items():
         for name, chosen in {**_AFFINE, **_MODES, **_RECIPES}.items():
-            yield Variant("mlxquant", name, method, "mlxquant", (*chosen, *options))
+            if only is None or name in only:
+                yield Variant("mlxquant", name, method, "mlxquant", (*chosen, *options))
 
 
-#: models of mlxquant's that are not one format with one method
-SINGLE: tuple[Variant, ...] = ()
+#: sizes at which formats are chosen tensor by tensor: the bytes of these
+_SIZES = (
+    *(f"mlx-lm/affine{bits}-g64/rtn" for bits in (2, 3, 4, 5, 6)),
+    *(f"llama.cpp/{name}/imatrix" for name in ("Q2_K", "Q3_K_M", "Q4_K_M")),
+)
+
+
+def _chosen() -> Iterator[Variant]:
+    """MLX's formats, tensor by tensor, in the bytes of others."""
+    for key in _SIZES:
+        tool, name, _ = key.split("/")
+        size = ("--target-size", f"{{bytes:{key}}}")
+        options = ("--calibrate", "bundled", *size)
+        yield Variant("mlxquant", f"chosen-{tool}-{name}", "gptq", "mlxquant", options)
+
+
+#: models of mlxquant's that are none of the above
+SINGLE: tuple[Variant, ...] = tuple(_chosen())
 
 
 # -- mlx-lm ----------------------------------------------------------------------------------------
