@@ -46,6 +46,11 @@ def show_result(result: Result) -> None:
             ("bits per weight", f"{8 * before / parameters:.3f}", f"{result.bpw:.3f}"),
         ],
     )
+    if result.spent:
+        from ..quantize.spending import COLUMNS
+
+        say("\nwhere the bits went:")
+        table(list(COLUMNS), [row.cells() for row in result.spent])
     left = by_layer(result.plan.exceptions)
     if left:
         say("\nnot as asked:")

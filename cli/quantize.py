@@ -33,6 +33,15 @@ def _overrides(
     return tuple(pairs)
 
 
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Bytes of `8GB`."""
+    if value is None:
+        return None
+    from ..measure.machine_classes import parse_size
+
+    return parse_size(value)
+
+
 @click.command("quantize", short_help="Make a model small.")
 @click.argument("model", required=False)
 @click.option("--hf-path", "--model", "model_option", metavar="MODEL", help="The same as MODEL.")
@@ -73,8 +82,8 @@ def _overrides(
 @click.option(
     "--method",
     type=click.Choice(METHODS),
-    help="How codes are chosen: rtn is plain rounding, search finds the scales of least error, gptq "
-    "lets weights make good what rounding others did (it needs --calibrate and is its default).",
+    help="How codes are chosen: rtn is plain rounding, search finds the scales of least error, "
+    "gptq lets weights make good what rounding others did (with --calibrate, and its default).",
 )
 @click.option(
     "--calibrate",
@@ -87,6 +96,29 @@ def _overrides(
     default=128,
     show_default=True,
     help="Windows of that text at most, of 512 tokens each.",
+)
+@click.option(
+    "--target-bpw",
+    type=float,
+    metavar="BITS",
+    help="Choose the formats: bits per weight of the whole model, at the least loss.",
+)
+@click.option(
+    "--target-size",
+    metavar="SIZE",
+    callback=_size,
+    help="The same with a size: 8GB, 700MB.",
+)
+@click.option(
+    "--target-kl",
+    type=float,
+    metavar="NATS",
+    help="The smallest model whose predictions diverge by at most so much from the original's.",
+)
+@click.option(
+    "--prefer",
+    type=click.Choice(("speed",)),
+    help="With a target: spare the bytes that a token reads before those that are only stored.",
 )
 @click.option(
     "--dtype",

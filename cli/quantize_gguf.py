@@ -90,6 +90,10 @@ _MLX_ONLY = {
     "method": None,
     "calibrate": None,
     "calibrate_windows": 128,
+    "target_bpw": None,
+    "target_size": None,
+    "target_kl": None,
+    "prefer": None,
     "dtype": None,
     "dequantize": False,
 }

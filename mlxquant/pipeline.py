@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     from .load.checkpoint import Checkpoint
     from .measure.fates import ImportResult
     from .models.gguf_model import GgufModel
+    from .models.source_model import SourceModel
     from .quantize.exact import ImportRequest
     from .quantize.gguf_plan import GgufPlan
     from .quantize.imatrix import Imatrix
     from .quantize.llama_types import TypeRequest
     from .quantize.policy import Request
+    from .save.stream import Options
     from .save.to_gguf import GgufResult
     from .save.to_mlx import Result
 
@@ -127,21 +131,44 @@ def quantize(
     from .models.mlx_lm import resolve_model
 
     source = resolve_model(checkpoint)
-    plan = make_plan(source, request)
-    if dry_run or output is None:
-        return Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
-    if not request.calibrate:
+    only_plan = dry_run or output is None
+    if not request.calibrate or (only_plan and not request.has_target):
+        plan = make_plan(source, request)
+        if only_plan or output is None:
+            return Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
         return save_folder(plan, source, output, how)
-    from .quantize.prepare import calibrated, opened_workspace, read_calibration
+    return _quantize_calibrated(source, request, None if only_plan else output, how)
+
+
+def _quantize_calibrated(
+    source: SourceModel, request: Request, output: str | PathLike[str] | None, how: Options
+) -> Result:
+    """`quantize` with a text; without an output as far as the plan."""
+    from .quantize.prepare import calibrated, opened_workspace, planned, read_calibration
+    from .save.folder import lay_out
+    from .save.to_mlx import Result, save_folder
 
     calibration = read_calibration(source, request)
-    with opened_workspace(plan, source, calibration, Path(output), how) as work:
-        ready = calibrated(source, plan, calibration, work, progress)
-        result = save_folder(
-            ready.plan, source, output, how, staged=ready.staged, notes=ready.notes
-        )
-        work.remove()
-    return result
+    with TemporaryDirectory(prefix="mlxquant-") as temporary:
+        place = Path(temporary, "plan") if output is None else Path(output)
+        with opened_workspace(request, source, calibration, place, how) as work:
+            ready = planned(source, request, calibration, work, how.progress)
+            if output is None:
+                layout, notes = lay_out(ready.plan, source), source.checkpoint.notes
+                size = source.checkpoint.nbytes
+                return Result(ready.plan, layout, size, notes, spent=ready.spent)
+            ready = calibrated(source, ready, calibration, work, how.progress)
+            result = save_folder(
+                ready.plan,
+                source,
+                output,
+                how,
+                staged=ready.staged,
+                files=ready.files,
+                notes=ready.notes,
+            )
+            work.remove()
+    return replace(result, spent=ready.spent)
 
 
 def import_gguf(

@@ -48,6 +48,9 @@ __all__ = [
 #: rows and what is known of their input → wire arrays of the format
 Encode = Callable[[Format, NDArray[np.float32], Statistics | None], tuple[Array, ...]]
 
+#: rows [begin, end) of a weight, float32 [end - begin, k]
+Rows = Callable[[int, int], NDArray[np.float32]]
+
 Progress = Callable[[int, int, str], None]
 
 #: bytes of experts' moments in memory at a time
@@ -74,7 +77,7 @@ class Target:
     name: str
     format: Format
     shape: tuple[int, ...]
-    rows: Callable[[int, int], NDArray[np.float32]] = field(repr=False)
+    rows: Rows = field(repr=False)
 
     @property
     def path(self) -> str:
@@ -176,7 +179,12 @@ def head_statistics(
         work.put("heads", arrays, counts)
     arrays = work.arrays("heads")
     return {
-        path: Statistics(count, np.diagonal(arrays[path]).astype(np.float64), arrays[path])
+        path: Statistics(
+            count,
+            np.diagonal(arrays[path]).astype(np.float64),
+            arrays[path],
+            looked_up=hasattr(modules[path], "as_linear"),
+        )
         for path, count in work.facts("heads").items()
     }
 

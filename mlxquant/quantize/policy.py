@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .exact import ImportRequest
     from .plan_file import PlanFile
 
-__all__ = ["RECIPES", "Item", "Plan", "Request", "make_plan"]
+__all__ = ["RECIPES", "Item", "Plan", "Request", "make_plan", "overridden"]
 
 #: the mixed recipes of mlx_lm.convert: (low bits, high bits)
 RECIPES = {"mixed_2_6": (2, 6), "mixed_3_4": (3, 4), "mixed_3_6": (3, 6), "mixed_4_6": (4, 6)}
@@ -45,6 +45,9 @@ FLOATS = ("F32", "F16", "BF16")
 
 #: how codes are chosen: plain rounding; the scales of least error; with error feedback as well
 METHODS = ("rtn", "search", "gptq")
+
+#: what a budget may be spent for, besides quality
+PREFERENCES = ("speed",)
 
 #: what an override may say instead of a format: leave the tensor as it is
 KEEP = ("keep", "none", "float")
@@ -66,6 +69,10 @@ class Request:
         method: how codes are chosen, one of METHODS; None for `rtn`, or `gptq` with `calibrate`.
         calibrate: a text whose activations weigh the errors: a file, or `bundled`.
         calibrate_windows: windows of it at most.
+        target_bpw, target_size, target_kl: instead of formats, what they may come to: bits per
+            weight, bytes of the whole model, or divergence in nats a token. Needs a text; the
+            bundled one where none is named.
+        prefer: `speed` weighs formats by what a decode step reads of them; None by bytes alone.
         dequantize: write a float model instead.
         requantize: allow a source that is quantized already to be decoded and quantized again.
     """
@@ -82,6 +89,10 @@ class Request:
     method: str | None = None
     calibrate: str | None = None
     calibrate_windows: int = 128
+    target_bpw: float | None = None
+    target_size: int | None = None
+    target_kl: float | None = None
+    prefer: str | None = None
     dequantize: bool = False
     requantize: bool = False
     default: MlxFormat = field(init=False, repr=False, compare=False)
@@ -100,6 +111,7 @@ class Request:
                 self._with_bits(bits)
         if self.method is not None:
             _one_of("method", self.method, METHODS)
+        self._check_targets()
         self._check_calibration()
         if self.dtype is not None:
             _one_of("dtype", self.dtype, DTYPES)
@@ -135,6 +147,34 @@ class Request:
     def how(self) -> str:
         """The method, the default filled in."""
         return self.method or ("gptq" if self.calibrate else "rtn")
+
+    @property
+    def has_target(self) -> bool:
+        """Whether formats are chosen within a budget."""
+        return any(v is not None for v in (self.target_bpw, self.target_size, self.target_kl))
+
+    def _check_targets(self) -> None:
+        if not self.has_target:
+            if self.prefer is not None:
+                raise RequestError("--prefer chooses within a budget: give --target-bpw or another")
+            return
+        given = [v for v in (self.target_bpw, self.target_size, self.target_kl) if v is not None]
+        if len(given) > 1:
+            raise RequestError("one target is possible: bits per weight, a size, or a divergence")
+        if not 0 < given[0] < float("inf"):
+            raise RequestError(f"target {given[0]}: it must be above 0")
+        others = (self.bits, self.group_size, self.recipe, self.embed_bits, self.head_bits)
+        if any(other is not None for other in others) or self.mode != "affine":
+            raise RequestError(
+                "a target chooses every format: leave bits, groups, modes and recipes out, or "
+                "settle single tensors with --tensor"
+            )
+        if self.plan is not None or self.dequantize:
+            raise RequestError("a target makes a plan: leave out --plan and --dequantize")
+        if self.prefer is not None:
+            _one_of("prefer", self.prefer, PREFERENCES)
+        if self.calibrate is None:
+            object.__setattr__(self, "calibrate", "bundled")
 
     def _check_calibration(self) -> None:
         if self.how == "gptq" and not self.calibrate:
@@ -415,6 +455,15 @@ def _check_globs(source: SourceModel, request: Request) -> None:
         if not any(_matches(path, glob) for path in source.modules):
             example = next(iter(source.modules), "model.layers.0.*")
             raise RequestError(f"--tensor {glob!r} matches no module; a module is {example!r}")
+
+
+def overridden(request: Request, path: str) -> str | None:
+    """The format's name, or `keep`, that the user's globs give a module; None where none does."""
+    for glob, spec in reversed(request.tensors):
+        if _matches(path, glob):
+            wanted = request.format_of(spec)
+            return "keep" if wanted is None else wanted.name
+    return None
 
 
 def _matches(path: str, glob: str) -> bool:

@@ -8,7 +8,7 @@ Methods meet here and nowhere else: each is a function of arrays, and knows of n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,33 +17,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..assets import CALIBRATION_TEXT
-from ..errors import ModelError, RequestError, one_line
+from ..errors import RequestError, one_line
 from ..formats.base import Array, Format
-from ..formats.floats import to_float32
+from ..formats.mlx_format import MlxFormat
 from ..measure.text import Text, read_text
 from ..measure.windows import WINDOW, Tokens, cut, tokenize
 from ..models.source_model import SourceModel
 from ..run.model import context_length, load_tokenizer
-from ..save.manifest import describe_request, versions
+from ..save.folder import Staged
+from ..save.manifest import described_options, versions
 from ..save.source_hash import stamps_of
 from ..save.stream import Options
+from .budget import share_out
 from .calibrate import Progress, Target, head_statistics, quantize_layers, wire_step
-from .gptq import gptq
-from .grid import make_grid
-from .hessian import Hessian, factorize
-from .policy import Item, Plan, Request
-from .rows import float_rows
+from .gptq import encode
+from .hessian import Hessian, factorize, tied
+from .policy import Plan, Request, make_plan
+from .rows import float32_rows
+from .search import search
+from .spending import Spending
 from .statistics import Statistics
 from .workspace import Workspace
 
 __all__ = [
     "BUNDLED",
     "Calibration",
+    "Encoder",
     "Prepared",
     "calibrated",
     "opened_workspace",
+    "planned",
     "read_calibration",
 ]
+
+#: in the output's folder, the plan that a budget came to
+PLAN_FILE = "mlxquant-plan.yaml"
 
 #: the name of the text that comes with mlxquant
 BUNDLED = "bundled"
@@ -78,12 +86,16 @@ class Prepared:
 
     Attributes:
         staged: by the item's name, rows [begin, end) → wire arrays.
+        files: what belongs beside the weights, by name.
         notes: what a user should know, a line each.
+        spent: where the bits of a budget went, by role.
     """
 
     plan: Plan
-    staged: Mapping[str, Any]
+    staged: Mapping[str, Staged] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    spent: tuple[Spending, ...] = ()
 
 
 def read_calibration(source: SourceModel, request: Request) -> Calibration:
@@ -108,26 +120,49 @@ def read_calibration(source: SourceModel, request: Request) -> Calibration:
 
 
 def opened_workspace(
-    plan: Plan, source: SourceModel, calibration: Calibration, output: Path, options: Options
+    request: Request,
+    source: SourceModel,
+    calibration: Calibration,
+    output: Path,
+    options: Options,
 ) -> Workspace:
-    """The workspace of this plan for this model and text.
+    """The workspace of this request for this model and text.
 
     Raises:
         OutputError: it cannot be made, or is another run's.
     """
     identity = [
-        describe_request(plan),
-        [(item.name, item.source, str(item.target), item.dtype) for item in plan.items],
+        described_options(request),
         calibration.described(),
         versions(),
+        source.config,
         stamps_of(source.checkpoint.shards),
     ]
     return Workspace(output, identity, force=options.force, resume=options.resume)
 
 
+def planned(
+    source: SourceModel,
+    request: Request,
+    calibration: Calibration,
+    work: Workspace,
+    progress: Progress | None = None,
+) -> Prepared:
+    """The plan of a request; within a budget by what every tensor's quantization does.
+
+    Raises:
+        RequestError, ModelError: as `make_plan` and `share_out`.
+    """
+    if not request.has_target:
+        return Prepared(make_plan(source, request))
+    found = share_out(source, request, calibration.tokens, work, Encoder(request.how), progress)
+    file = {PLAN_FILE: found.file.text().encode()}
+    return Prepared(found.plan, files=file, spent=found.spent)
+
+
 def calibrated(
     source: SourceModel,
-    plan: Plan,
+    ready: Prepared,
     calibration: Calibration,
     work: Workspace,
     progress: Progress | None = None,
@@ -137,7 +172,7 @@ def calibrated(
     Raises:
         ModelError: a model that cannot be run layer by layer; NaN or infinity, where from.
     """
-    request = plan.request
+    plan, request = ready.plan, ready.plan.request
     assert isinstance(request, Request)
     targets = {
         str(item.module): Target(
@@ -146,13 +181,13 @@ def calibrated(
         for item in plan.items
         if item.target is not None
     }
-    tied = [p for p, m in source.modules.items() if m.kind == "Embedding" and p in targets]
+    tables = [p for p, m in source.modules.items() if m.kind == "Embedding" and p in targets]
     known: dict[str, Statistics] = {}
-    if tied:
-        known = head_statistics(source, tied, calibration.tokens, work, progress)
-    encode = _Encoder(request.how)
+    if tables:
+        known = head_statistics(source, tables, calibration.tokens, work, progress)
+    encoder = Encoder(request.how)
     notes = quantize_layers(
-        source, targets, calibration.tokens, work, encode, known=known, progress=progress
+        source, targets, calibration.tokens, work, encoder, known=known, progress=progress
     )
     staged = {
         target.name: partial(_staged, work, target)
@@ -165,19 +200,8 @@ def calibrated(
             f"{len(left)} weights whose inputs cannot be measured are quantized without: "
             f"{one_line(left[0], 80)}{', …' if len(left) > 1 else ''}"
         )
-    return Prepared(replace(plan, calibration=calibration.described()), staged, tuple(notes))
-
-
-def float32_rows(source: SourceModel, item: Item, begin: int, end: int) -> NDArray[np.float32]:
-    rows = to_float32(float_rows(source, item, begin, end), item.dtype)
-    if not np.isfinite(rows).all():
-        row, column = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
-        raise ModelError(
-            f"{source.checkpoint.path}: tensor {one_line(item.name, 80)!r}: {rows[row, column]} at "
-            f"row {begin + row}, column {column}; `mlxquant inspect --verify` lists every such "
-            f"weight, --tensor '{item.module}=keep' leaves this one as it is"
-        )
-    return rows
+    plan = replace(plan, calibration=calibration.described())
+    return replace(ready, plan=plan, staged=staged, notes=tuple(notes))
 
 
 def _staged(work: Workspace, target: Target, begin: int, end: int) -> tuple[Array, ...]:
@@ -186,7 +210,7 @@ def _staged(work: Workspace, target: Target, begin: int, end: int) -> tuple[Arra
     )
 
 
-class _Encoder:
+class Encoder:
     """A method as `calibrate.Encode`; factorizes the moments of each input once."""
 
     def __init__(self, method: str) -> None:
@@ -197,18 +221,21 @@ class _Encoder:
     def __call__(
         self, fmt: Format, rows: NDArray[np.float32], statistics: Statistics | None
     ) -> tuple[Array, ...]:
+        """Rows [n, k] as the format's wire arrays."""
         importance = statistics.importance if statistics else None
-        grid = make_grid(fmt, rows, importance)
-        if grid is None:
-            return fmt.encode(rows, importance)
-        hessian = self._factorized(statistics) if self._method == "gptq" else None
-        if hessian is None:
-            return grid.wire(grid.nearest(rows, np.arange(rows.shape[1])))
-        return grid.wire(gptq(grid, rows, hessian))
+        known = self._factorized(statistics) if self._method == "gptq" else None
+        if known is not None:
+            return encode(fmt, rows, known, importance)
+        if isinstance(fmt, MlxFormat):
+            return search(fmt, rows, importance)
+        return fmt.encode(rows, importance)
 
     def _factorized(self, statistics: Statistics | None) -> Hessian | None:
         if statistics is None or statistics.hessian is None:
             return None
         if self._of is not statistics:
-            self._of, self._factors = statistics, factorize(statistics.hessian)
+            moments: Any = statistics.hessian
+            if statistics.looked_up:
+                moments = tied(moments)
+            self._of, self._factors = statistics, factorize(moments)
         return self._factors

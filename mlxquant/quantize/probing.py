@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -72,7 +73,7 @@ def probe(
         encode: how formats will be encoded; given rows, and statistics of their input.
 
     Returns: by path the errors of the menu's formats, and beside them, as `rounded-4`, what was
-        measured.
+        measured; nothing measured of modules whose inputs cannot be.
 
     Raises:
         ModelError: as `calibrate.collect`.
@@ -206,6 +207,8 @@ class _Pass:
             parts = measure(self._text, index, {group[0]: modules[group[0]]}, full=True)
             whole = sum(parts[1:], parts[0])
             for target in members:
+                if index == OUTSIDE and self._is_embedding(target):
+                    whole = replace(whole, looked_up=True)
                 found[target.path] = self._errors(target, whole)
         self._work.put(step, {}, found)
 
@@ -234,10 +237,18 @@ class _Pass:
         errors: dict[str, Any] = {}
         for index in [*range(self._model.count), OUTSIDE]:
             errors |= self._work.facts(f"errors-{index}")
+        nothing = Statistics(0, np.zeros(0))
+        for path, target in self._targets.items():
+            if path not in errors:  # an embedding that is no head, a module of a rare kind
+                errors[path] = self._errors(target, nothing)
         found = {
             path: {
                 "errors": each,
-                "measured": {_name(level): divergence[path, level] for level in self._levels},
+                "measured": {
+                    _name(level): divergence[path, level]
+                    for level in self._levels
+                    if (path, level) in divergence
+                },
             }
             for path, each in errors.items()
         }

@@ -14,14 +14,14 @@ from .. import formats
 from ..errors import ModelError, one_line
 from ..formats import MlxFormat
 from ..formats.base import Array, NonFiniteError
-from ..formats.floats import to_float32
+from ..formats.floats import Float32, to_float32
 from ..load.operations import cast, from_mx, to_mx
 
 if TYPE_CHECKING:
     from ..models.mlx_lm import SourceModel
     from .policy import Item
 
-__all__ = ["check_finite", "encode_rows", "float_rows", "stored_rows"]
+__all__ = ["check_finite", "encode_rows", "float32_rows", "float_rows", "stored_rows"]
 
 #: element type → (signed carrier, bits of infinity)
 _INFINITY: dict[str, tuple[np.dtype[Any], int]] = {
@@ -61,6 +61,23 @@ def float_rows(source: SourceModel, item: Item, begin: int, end: int) -> Array:
         scale_type = item.dtype
     values = mx.dequantize(*parts, **config)
     return cast(from_mx(values), scale_type, item.dtype)
+
+
+def float32_rows(source: SourceModel, item: Item, begin: int, end: int) -> Float32:
+    """As `float_rows`, float32.
+
+    Raises:
+        ModelError: a weight is NaN or infinite, with its place.
+    """
+    rows = to_float32(float_rows(source, item, begin, end), item.dtype)
+    if not np.isfinite(rows).all():
+        row, column = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
+        raise ModelError(
+            f"{source.checkpoint.path}: tensor {one_line(item.name, 80)!r}: {rows[row, column]} at "
+            f"row {begin + row}, column {column}; `mlxquant inspect --verify` lists every such "
+            f"weight, --tensor '{item.module}=keep' leaves this one as it is"
+        )
+    return rows
 
 
 def stored_rows(source: SourceModel, name: str, dtype: str, begin: int, end: int) -> Array:

@@ -30,11 +30,13 @@ class Statistics:
         count: tokens seen.
         squares: float64 [k], Σ x² of each column.
         moments: float32 [k, k], Σ x·xᵀ; None where only the squares are kept.
+        looked_up: the weight is an embedding too, whose rows are used as they are.
     """
 
     count: int
     squares: Float64
     moments: Float32 | None = field(default=None, repr=False)
+    looked_up: bool = False
 
     @property
     def importance(self) -> Float32 | None:

@@ -12,13 +12,14 @@ from ..quantize.exact import ImportRequest
 
 if TYPE_CHECKING:
     from ..models.mlx_lm import SourceModel
-    from ..quantize.policy import Plan
+    from ..quantize.policy import Plan, Request
 
 __all__ = [
     "MANIFEST",
     "SCHEMA",
     "describe_items",
     "describe_request",
+    "described_options",
     "file_hash",
     "manifest",
     "versions",
@@ -77,22 +78,34 @@ def describe_items(plan: Plan) -> list[dict[str, Any]]:
 
 
 def describe_request(plan: Plan) -> dict[str, Any]:
-    """The request as plain data."""
-    request = plan.request
-    if isinstance(request, ImportRequest):
-        return {"import": "exact", "allow_nonfinite": request.allow_nonfinite}
+    """The request as plain data, and what was calibrated on."""
+    if isinstance(plan.request, ImportRequest):
+        return {"import": "exact", "allow_nonfinite": plan.request.allow_nonfinite}
+    described = described_options(plan.request)
+    if plan.calibration:
+        described["calibration"] = plan.calibration
+    return described
+
+
+def described_options(request: Request) -> dict[str, Any]:
+    """A request to quantize as plain data."""
+    chosen = request.recipe or request.has_target
     return {
-        "bits": request.default.bits if not request.recipe else None,
-        "group_size": request.default.block_size,
+        "bits": None if chosen else request.default.bits,
+        "group_size": None if request.has_target else request.default.block_size,
         "mode": request.mode,
         "recipe": request.recipe,
         "tensors": [list(pair) for pair in request.tensors],
         "embed_bits": request.embed_bits,
         "head_bits": request.head_bits,
         **({"plan": request.planned.fingerprint} if request.planned else {}),
+        **{
+            name: getattr(request, name)
+            for name in ("target_bpw", "target_size", "target_kl", "prefer")
+            if getattr(request, name) is not None
+        },
         "dtype": request.dtype,
         "method": request.how,
-        **({"calibration": plan.calibration} if plan.calibration else {}),
         "dequantize": request.dequantize,
         "requantize": request.requantize,
     }

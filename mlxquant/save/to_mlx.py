@@ -29,6 +29,7 @@ from .stream import Options, stream
 if TYPE_CHECKING:
     from ..models.mlx_lm import SourceModel
     from ..quantize.policy import Plan
+    from ..quantize.spending import Spending
     from .work import Work
 
 __all__ = ["Result", "check_output", "save_folder"]
@@ -44,6 +45,7 @@ class Result:
         notes: what was noticed about the source, a line each.
         output: the folder; None for a dry run.
         files: `{bytes, sha256}` of every file by relative name; empty for a dry run.
+        spent: where the bits of a budget went, by role.
     """
 
     plan: Plan
@@ -52,6 +54,7 @@ class Result:
     notes: tuple[str, ...] = ()
     output: Path | None = None
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    spent: tuple[Spending, ...] = ()
 
     @property
     def output_bytes(self) -> int:
@@ -89,6 +92,7 @@ def save_folder(
     finite: bool = False,
     hashes: SourceHashes | None = None,
     staged: Mapping[str, Staged] | None = None,
+    files: Mapping[str, bytes] | None = None,
     notes: Sequence[str] = (),
 ) -> Result:
     """Write a plan's model to a folder. Errors as `pipeline.quantize`.
@@ -97,6 +101,7 @@ def save_folder(
         finite: refuse NaN and infinity also where the output could hold them.
         hashes: of the checkpoint's weight files, where they are under way.
         staged: weights that are encoded already, by the item's name.
+        files: what belongs beside the weights, by name.
         notes: what a user should know besides.
     """
     final, layout = Path(output), lay_out(plan, source, finite=finite, staged=staged)
@@ -109,10 +114,10 @@ def save_folder(
         ],
         source.config,
     ]
-    files: dict[str, dict[str, Any]] = {}
+    written: dict[str, dict[str, Any]] = {}
 
     def finish(folder: Path, work: Work) -> None:
-        files.update(_finish(plan, source, layout, folder, work))
+        written.update(_finish(plan, source, layout, folder, work, files or {}))
 
     checkpoint = source.checkpoint
     shards = checkpoint.shards
@@ -127,18 +132,26 @@ def save_folder(
             hashes=hashes,
             finish=finish,
         )
-    return Result(plan, layout, checkpoint.nbytes, (*checkpoint.notes, *notes), final, files)
+    return Result(plan, layout, checkpoint.nbytes, (*checkpoint.notes, *notes), final, written)
 
 
 def _finish(
-    plan: Plan, source: SourceModel, layout: Layout, folder: Path, work: Work
+    plan: Plan,
+    source: SourceModel,
+    layout: Layout,
+    folder: Path,
+    work: Work,
+    others: Mapping[str, bytes],
 ) -> dict[str, dict[str, Any]]:
     """All that is in the folder beside the weights; returns size and hash by file."""
     files = {
         shard.name: {"bytes": shard.size, "sha256": work.output_hashes[shard.name]}
         for shard in layout.shards
     }
-    for name in _write_small_files(plan, source, layout, folder):
+    names = _write_small_files(plan, source, layout, folder)
+    for name, data in others.items():
+        write_file(folder / name, data)
+    for name in (*names, *others):
         files[name] = file_hash(folder / name)
     hashes = work.source_hashes
     config = source.checkpoint.path / "config.json"

@@ -17,8 +17,9 @@ from mlxquant import load, open_checkpoint, quantize
 from mlxquant.errors import ModelError, RequestError
 from mlxquant.models.mlx_lm import resolve_model
 from mlxquant.models.source_model import SourceModel
-from mlxquant.quantize import calibrate, prepare
+from mlxquant.quantize import calibrate
 from mlxquant.quantize.policy import Request, make_plan
+from mlxquant.quantize.rows import float32_rows
 from mlxquant.quantize.statistics import Statistics, blended
 from mlxquant.quantize.workspace import Workspace
 
@@ -113,7 +114,7 @@ def test_predecessors_are_quantized_already(tmp_path: Path, work: Workspace) -> 
     plan = make_plan(source, Request(bits=2, calibrate="bundled"))
     targets = {
         str(item.module): calibrate.Target(
-            item.name, item.target, item.shape, partial(prepare.float32_rows, source, item)
+            item.name, item.target, item.shape, partial(float32_rows, source, item)
         )
         for item in plan.items
         if item.target is not None

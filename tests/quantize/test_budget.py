@@ -1,0 +1,141 @@
+"""Formats chosen within a budget, end to end: probes, plan, weights, and a folder that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import tiny_models
+from mlx.utils import tree_flatten
+
+from mlxquant import load, open_checkpoint, quantize
+from mlxquant.errors import RequestError
+from mlxquant.formats.affine import Affine
+from mlxquant.models.mlx_lm import resolve_model
+from mlxquant.quantize import probing
+from mlxquant.quantize.calibrate import Target
+from mlxquant.quantize.plan_file import read_plan
+from mlxquant.quantize.policy import Request, make_plan
+from mlxquant.quantize.prepare import Encoder
+from mlxquant.quantize.rows import float32_rows
+from mlxquant.quantize.workspace import Workspace
+
+TOKENS = np.random.default_rng(1).integers(0, 320, (4, 32)).astype(np.int32)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Workspace]:
+    with Workspace(tmp_path / "out", "a", force=False, resume=False) as work:
+        yield work
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mixtral"])
+def test_probes_are_the_whole_model_with_one_weight_rounded(
+    family: str, tmp_path: Path, work: Workspace
+) -> None:
+    """Every probe's divergence is that of the model in memory; llama's embedding is its head too."""
+    folder = tiny_models.make(tmp_path / "m", family, dtype="float32", lively=True)
+    source = resolve_model(open_checkpoint(folder))
+    plan = make_plan(source, Request(bits=4))
+
+    def rows_of(item: Any) -> Any:
+        return lambda begin, end: float32_rows(source, item, begin, end)
+
+    items = {str(item.module): item for item in plan.items if item.target is not None}
+    targets = {p: Target(i.name, i.target, i.shape, rows_of(i)) for p, i in items.items()}
+    menu = {path: [Affine(4, 64, "F32")] for path in targets}
+    found = probing.probe(
+        source, targets, menu, TOKENS, work, Encoder("search"), levels=(3,), windows=2
+    )
+    assert set(found) == set(targets)
+    model, _ = load(folder, dtype="float32")
+    tokens = mx.array(TOKENS[:2])
+    own = _log_probabilities(model(tokens))
+    weights = dict(tree_flatten(model.parameters()))
+    for path, target in targets.items():
+        fmt = Affine(3, 64, "F32")
+        rows = target.rows(0, int(np.prod(target.shape[:-1])))
+        rounded = mx.array(fmt.decode(fmt.encode(rows)).reshape(target.shape))
+        model.load_weights([(target.name, rounded)], strict=False)
+        theirs = _log_probabilities(model(tokens))
+        expected = float((mx.exp(own) * (own - theirs)).sum(axis=-1).mean())
+        assert found[path].measured["rounded-3"] == pytest.approx(expected, rel=2e-3, abs=1e-6)
+        assert 0 < found[path].errors["affine4-g64"] < found[path].errors["rounded-3"]
+        model.load_weights([(target.name, weights[target.name])], strict=False)
+
+
+def _log_probabilities(logits: mx.array) -> mx.array:
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def test_a_budget_of_bits(tmp_path: Path) -> None:
+    import mlx_lm
+
+    folder = tiny_models.make(tmp_path / "m", "llama", lively=True, vocab_size=4096)
+    how: dict[str, Any] = {"target_bpw": 4.0, "calibrate_windows": 2}
+    dry = quantize(folder, None, dry_run=True, **how)
+    result = quantize(folder, tmp_path / "out", **how)
+    assert 0.995 * 4.0 <= result.bpw <= 4.0
+    assert [i.target for i in dry.plan.items] == [i.target for i in result.plan.items]
+    assert len({item.target for item in result.plan.items if item.target}) > 1
+    assert result.spent[-1].role == "all"
+    model, _ = mlx_lm.load(str(tmp_path / "out"))
+    assert mx.isfinite(model(mx.array(TOKENS))).all()
+    plan = read_plan(tmp_path / "out" / "mlxquant-plan.yaml")
+    assert plan.made["asked"] == "4 bits per weight"
+    again = quantize(
+        folder,
+        tmp_path / "again",
+        plan=tmp_path / "out" / "mlxquant-plan.yaml",
+        calibrate="bundled",
+        calibrate_windows=2,
+    )
+    weights = "model.safetensors"
+    assert again.files[weights] == result.files[weights]
+
+
+def test_a_tensor_of_the_user_s_own(tmp_path: Path) -> None:
+    folder = tiny_models.make(tmp_path / "m", "llama", lively=True, vocab_size=4096)
+    result = quantize(
+        folder,
+        tmp_path / "out",
+        target_bpw=9.0,
+        calibrate_windows=1,
+        tensors=(("model.embed_tokens", "mxfp8"), ("*.o_proj", "keep")),
+    )
+    formats = {i.module: i.target.name if i.target else "keep" for i in result.plan.items}
+    assert formats["model.embed_tokens"] == "mxfp8"
+    assert formats["model.layers.1.self_attn.o_proj"] == "keep"
+    assert result.bpw <= 9.0
+
+
+def test_a_divergence(tmp_path: Path) -> None:
+    folder = tiny_models.make(tmp_path / "m", "llama", lively=True, vocab_size=4096)
+    sizes = [
+        quantize(folder, None, dry_run=True, target_kl=kl, calibrate_windows=1).output_bytes
+        for kl in (0.001, 0.1)
+    ]
+    assert sizes[0] > sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_bpw": 4.0, "bits": 4}, "chooses every format"),
+        ({"target_bpw": 4.0, "target_kl": 0.1}, "one target is possible"),
+        ({"target_bpw": 0.0}, "it must be above 0"),
+        ({"target_bpw": float("nan")}, "it must be above 0"),
+        ({"prefer": "speed"}, "within a budget"),
+        ({"target_size": 1000}, "takes"),
+        ({"target_bpw": 0.5}, "smallest formats take"),
+    ],
+)
+def test_refusals(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    folder = tiny_models.make(tmp_path / "m", "llama", lively=True, vocab_size=4096)
+    with pytest.raises(RequestError, match=message):
+        quantize(folder, tmp_path / "out", calibrate_windows=1, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
