@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TableModel", "random_table"]
+from mlxquant.measure.reference import write_reference
+from mlxquant.measure.windows import Windows
+
+__all__ = ["TableModel", "random_table", "write_slowly"]
 
 
 class TableModel:
@@ -35,3 +41,24 @@ def random_table(vocabulary: int, seed: int, spread: float = 3.0) -> NDArray[np.
     """A table of normally distributed logits."""
     generator = np.random.default_rng(seed)
     return (spread * generator.standard_normal((vocabulary, vocabulary))).astype(np.float32)
+
+
+def write_slowly(
+    path: Path,
+    table: NDArray[np.float32],
+    windows: Windows,
+    origin: dict[str, str],
+    ready: Any,
+    go: Any,
+) -> None:
+    """Write a table's predictions; behind the first window, set `ready` and wait for `go`.
+
+    For a process of its own, which imports it by this module's name.
+    """
+
+    def progress(done: int, _: int) -> None:
+        if done == 1:
+            ready.set()
+            go.wait(60)
+
+    write_reference(path, TableModel(table), windows, origin, progress=progress)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measure.table_model import TableModel, random_table
+from measure.table_model import TableModel, random_table, write_slowly
 from scipy.special import log_softmax
 
 from mlxquant import FileFormatError, ModelError, OutputError, RequestError, WriteError
@@ -211,23 +211,13 @@ def test_an_interrupted_run_of_another_is_not_continued(
     assert found.windows.fingerprint == windows.fingerprint
 
 
-def _write_slowly(path: Path, reference, windows, ready, go) -> None:  # type: ignore[no-untyped-def]
-    def progress(done: int, _: int) -> None:
-        if done == 1:
-            ready.set()
-            go.wait(60)
-
-    model = TableModel(reference)
-    write_reference(path, model, windows, ORIGIN, progress=progress)
-
-
 def test_two_runs_do_not_write_one_file(tmp_path: Path, tables: Tables) -> None:
     reference, _, windows = tables
     context = multiprocessing.get_context("spawn")
     ready, go = context.Event(), context.Event()
     table = np.array(reference.table)
     other = context.Process(
-        target=_write_slowly, args=(tmp_path / "ref", table, windows, ready, go)
+        target=write_slowly, args=(tmp_path / "ref", table, windows, ORIGIN, ready, go)
     )
     other.start()
     try:
