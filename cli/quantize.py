@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,13 @@ def _overrides(
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Bytes of `8GB`."""
+    """Bytes of `8GB`, `700 MB` or `4137472`; of files, so in powers of 1000."""
     if value is None:
         return None
-    from ..measure.machine_classes import parse_size
-
-    return parse_size(value)
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kmgt]?)b?", value.lower())
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no size, e.g. 8GB, 700MB, or a number of bytes")
+    return int(float(found[1]) * 1000 ** "_kmgt".index(found[2] or "_"))
 
 
 @click.command("quantize", short_help="Make a model small.")
@@ -107,7 +109,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     "--target-size",
     metavar="SIZE",
     callback=_size,
-    help="The same with a size: 8GB, 700MB.",
+    help="The same with the size of the weights: 8GB, 700MB, or a number of bytes.",
 )
 @click.option(
     "--target-kl",
