@@ -75,11 +75,14 @@ def command(
     """
     if exact and (requantize is not None or dequantize):
         raise click.UsageError("--exact keeps the codes: leave out --requantize and --dequantize")
+    from ..errors import RequestError
     from ..pipeline import import_gguf
     from ..quantize.exact import ImportRequest
     from .progress import ByteProgress, say_what_is_kept
     from .tables import prepare, say
 
+    if Path(file).is_dir():
+        raise RequestError(f"{file}: this is a directory; quantize and export take model folders")
     dtype, nonfinite = options.pop("dtype"), options.pop("allow_nonfinite")
     request = ImportRequest(requantize, dequantize, dtype, nonfinite)
     output = output or default_output(file, request)
