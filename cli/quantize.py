@@ -123,6 +123,19 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     help="With a target: spare the bytes that a token reads before those that are only stored.",
 )
 @click.option(
+    "--rotate",
+    type=click.Choice(("heads", "full")),
+    help="Turn weights so that outliers spread, the model's predictions unchanged: values within "
+    "their heads, or all (a tied head becomes a matrix of its own: more bytes).",
+)
+@click.option(
+    "--awq",
+    is_flag=True,
+    help="With --calibrate: fold scales into what makes a weight's input, so that loud channels "
+    "lose less.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of --rotate.")
+@click.option(
     "--dtype",
     type=click.Choice(DTYPES),
     help="Type of scales and of what stays unquantized; the config's if left out.",

@@ -94,6 +94,9 @@ _MLX_ONLY = {
     "target_size": None,
     "target_kl": None,
     "prefer": None,
+    "rotate": None,
+    "awq": False,
+    "seed": 0,
     "dtype": None,
     "dequantize": False,
 }

@@ -131,6 +131,10 @@ def quantize(
     from .models.mlx_lm import resolve_model
 
     source = resolve_model(checkpoint)
+    if request.rotate:
+        from .quantize.rotate import rotate
+
+        source = rotate(source, seed=request.seed, residual=request.rotate == "full")
     only_plan = dry_run or output is None
     if not request.calibrate or (only_plan and not request.has_target):
         plan = make_plan(source, request)
@@ -144,7 +148,7 @@ def _quantize_calibrated(
     source: SourceModel, request: Request, output: str | PathLike[str] | None, how: Options
 ) -> Result:
     """`quantize` with a text; without an output as far as the plan."""
-    from .quantize.prepare import calibrated, opened_workspace, planned, read_calibration
+    from .quantize.prepare import calibrated, folded, opened_workspace, planned, read_calibration
     from .save.folder import lay_out
     from .save.to_mlx import Result, save_folder
 
@@ -157,6 +161,8 @@ def _quantize_calibrated(
                 layout, notes = lay_out(ready.plan, source), source.checkpoint.notes
                 size = source.checkpoint.nbytes
                 return Result(ready.plan, layout, size, notes, spent=ready.spent)
+            if request.awq:
+                source, ready = folded(source, ready, calibration, work, how.progress)
             ready = calibrated(source, ready, calibration, work, how.progress)
             result = save_folder(
                 ready.plan,

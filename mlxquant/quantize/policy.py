@@ -49,6 +49,9 @@ METHODS = ("rtn", "search", "gptq")
 #: what a budget may be spent for, besides quality
 PREFERENCES = ("speed",)
 
+#: what may be rotated
+ROTATIONS = ("heads", "full")
+
 #: what an override may say instead of a format: leave the tensor as it is
 KEEP = ("keep", "none", "float")
 
@@ -72,6 +75,9 @@ class Request:
         target_bpw, target_size, target_kl: instead of formats, what they may come to: bits per
             weight, bytes of the whole model, or divergence in nats a token. Needs a text; the
             bundled one where none is named.
+        rotate: `heads` turns values within their heads, `full` the residual stream too (rotate.py).
+        awq: fold scales into what makes a weight's input, so that loud channels lose less (awq.py).
+        seed: of what is drawn at random.
         prefer: `speed` weighs formats by what a decode step reads of them; None by bytes alone.
         dequantize: write a float model instead.
         requantize: allow a source that is quantized already to be decoded and quantized again.
@@ -93,6 +99,9 @@ class Request:
     target_size: int | None = None
     target_kl: float | None = None
     prefer: str | None = None
+    rotate: str | None = None
+    awq: bool = False
+    seed: int = 0
     dequantize: bool = False
     requantize: bool = False
     default: MlxFormat = field(init=False, repr=False, compare=False)
@@ -185,6 +194,10 @@ class Request:
             raise RequestError("plain rounding looks at no text: leave out --calibrate or --method")
         if self.calibrate and self.dequantize:
             raise RequestError("--dequantize writes floats: leave out --calibrate")
+        if self.rotate is not None:
+            _one_of("rotate", self.rotate, ROTATIONS)
+        if self.awq and not self.calibrate:
+            raise RequestError("--awq weighs channels by a text: add --calibrate FILE or bundled")
         if self.calibrate_windows < 1:
             raise RequestError(f"calibration windows {self.calibrate_windows}: at least 1 needed")
 

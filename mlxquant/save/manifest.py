@@ -101,9 +101,11 @@ def described_options(request: Request) -> dict[str, Any]:
         **({"plan": request.planned.fingerprint} if request.planned else {}),
         **{
             name: getattr(request, name)
-            for name in ("target_bpw", "target_size", "target_kl", "prefer")
+            for name in ("target_bpw", "target_size", "target_kl", "prefer", "rotate")
             if getattr(request, name) is not None
         },
+        **({"awq": True} if request.awq else {}),
+        **({"seed": request.seed} if request.rotate else {}),
         "dtype": request.dtype,
         "method": request.how,
         "dequantize": request.dequantize,
