@@ -155,9 +155,26 @@ def families_table() -> str:
     return "\n".join(lines)
 
 
+def perplexity_table() -> str:
+    """What benchmarks/gguf_perplexity.py measured last."""
+    path = REPOSITORY / "benchmarks" / "results" / "gguf_perplexity.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| file | mlxquant | llama.cpp | difference | difference to llama.cpp in F32 |",
+        "|---|---|---|---|---|",
+    ]
+    for each in result["types"]:
+        lines.append(
+            f"| {each['type']} | {each['mlxquant']:.3f} | {each['llama']:.3f} "
+            f"| {each['difference']:+.3%} | {each['difference_decoded']:+.5%} |"
+        )
+    return "\n".join(lines)
+
+
 @pytest.mark.parametrize(
     ("head", "table"),
     [
+        ("| file |", perplexity_table),
         ("| type |", types_table),
         ("| GGUF architecture |", families_table),
         ("| GGUF | in the folder |", into_table),
