@@ -46,6 +46,8 @@ def show_result(result: Result) -> None:
             ("bits per weight", f"{8 * before / parameters:.3f}", f"{result.bpw:.3f}"),
         ],
     )
+    if result.measured is not None:
+        say(f"\ndivergence on the calibration text: {result.measured:.4g} nats a token")
     if result.spent:
         from ..quantize.spending import COLUMNS
 

@@ -102,6 +102,11 @@ class BlockModel:
         """Set one parameter."""
         self.model.load_weights([(name, array)], strict=False)
 
+    def get(self, name: str) -> mx.array:
+        """One parameter, as it is now."""
+        array: mx.array = dict(tree_flatten(self.model.parameters()))[name]
+        return array
+
     def not_finite(self, segment: int) -> str | None:
         """The first parameter of a loaded segment that has NaN or infinity, or None."""
         arrays = dict(tree_flatten(self.model.parameters()))

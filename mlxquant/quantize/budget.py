@@ -62,10 +62,14 @@ def share_out(
     work: Workspace,
     encode: Encode,
     progress: Progress | None = None,
+    *,
+    limit: float | None = None,
 ) -> Budgeted:
     """Choose a format for every tensor within what the request allows.
 
     Args:
+        limit: of the sum of predicted divergences, for a request with a `target_kl`; None takes
+            that for the sum.
         tokens: int32 [windows, length], of the calibration text.
         encode: how the formats will be encoded.
 
@@ -95,7 +99,7 @@ def share_out(
     found = probe(source, targets, menus, tokens, work, encode, progress=progress)
     costs = predict_all(found)
     menu = make_menu(kept, possible, costs, Decode.of(source))
-    allocation = _allocated(request, kept, menu)
+    allocation = _allocated(request, kept, menu, limit)
     sizes = {str(path): item.size for path, item in weights.items()}
     nbytes = allocation.nbytes + fixed_bytes(kept, menu)
     size = sum(item.size for item in kept.items)
@@ -133,10 +137,12 @@ def _rows(source: SourceModel, item: Item) -> Rows:
     return partial(float32_rows, source, item)
 
 
-def _allocated(request: Request, kept: Plan, menu: dict[str, list[Choice]]) -> Allocation:
+def _allocated(
+    request: Request, kept: Plan, menu: dict[str, list[Choice]], limit: float | None
+) -> Allocation:
     speed = _SPEED if request.prefer == "speed" else 0.0
     if request.target_kl is not None:
-        return least_bytes(menu, request.target_kl, speed=speed)
+        return least_bytes(menu, limit or request.target_kl, speed=speed)
     fixed = fixed_bytes(kept, menu)
     if request.target_size is not None:
         budget = request.target_size

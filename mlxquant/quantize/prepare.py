@@ -7,7 +7,7 @@ Methods meet here and nowhere else: each is a function of arrays, and knows of n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -41,9 +41,11 @@ from .calibrate import (
 )
 from .gptq import encode
 from .hessian import Hessian, factorize, tied
+from .outcome import whole_divergence
 from .policy import Plan, Request, make_plan
 from .rows import float32_rows
 from .search import search
+from .sensitivity import Calibration as Correction
 from .spending import Spending
 from .statistics import Statistics
 from .workspace import Workspace
@@ -57,11 +59,16 @@ __all__ = [
     "folded",
     "opened_workspace",
     "planned",
+    "prepared",
     "read_calibration",
+    "within",
 ]
 
 #: in the output's folder, the plan that a budget came to
 PLAN_FILE = "mlxquant-plan.yaml"
+
+#: plans that are tried for a divergence, and how far below it one may stay
+_ROUNDS, _CLOSE = 4, 0.85
 
 #: the name of the text that comes with mlxquant
 BUNDLED = "bundled"
@@ -95,17 +102,23 @@ class Prepared:
     """A plan and the weights that are encoded already.
 
     Attributes:
+        source: the model that they are of; None for the one that was given.
         staged: by the item's name, rows [begin, end) → wire arrays.
         files: what belongs beside the weights, by name.
         notes: what a user should know, a line each.
         spent: where the bits of a budget went, by role.
+        predicted: divergence that a budget's plan was made for, nats a token.
+        measured: divergence of the encoded model on the calibration text, where it is known.
     """
 
     plan: Plan
+    source: SourceModel | None = None
     staged: Mapping[str, Staged] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     spent: tuple[Spending, ...] = ()
+    predicted: float | None = None
+    measured: float | None = None
 
 
 def read_calibration(source: SourceModel, request: Request) -> Calibration:
@@ -151,23 +164,53 @@ def opened_workspace(
     return Workspace(output, identity, force=options.force, resume=options.resume)
 
 
-def planned(
+def prepared(
     source: SourceModel,
     request: Request,
     calibration: Calibration,
     work: Workspace,
     progress: Progress | None = None,
 ) -> Prepared:
+    """Everything that a request with a text asks for: a plan, and its weights.
+
+    Raises:
+        RequestError, ModelError: as `planned`, `folded` and `calibrated`.
+    """
+
+    def make(limit: float | None) -> Prepared:
+        ready = planned(source, request, calibration, work, progress, limit)
+        if request.awq:
+            ready = folded(source, ready, calibration, work, progress)
+        return calibrated(ready.source or source, ready, calibration, work, progress)
+
+    if request.target_kl is None:
+        return make(None)
+    return within(request.target_kl, work, make)
+
+
+def planned(
+    source: SourceModel,
+    request: Request,
+    calibration: Calibration,
+    work: Workspace,
+    progress: Progress | None = None,
+    limit: float | None = None,
+) -> Prepared:
     """The plan of a request; within a budget by what every tensor's quantization does.
+
+    Args:
+        limit: as of `share_out`.
 
     Raises:
         RequestError, ModelError: as `make_plan` and `share_out`.
     """
     if not request.has_target:
         return Prepared(make_plan(source, request))
-    found = share_out(source, request, calibration.tokens, work, Encoder(request.how), progress)
+    found = share_out(
+        source, request, calibration.tokens, work, Encoder(request.how), progress, limit=limit
+    )
     file = {PLAN_FILE: found.file.text().encode()}
-    return Prepared(found.plan, files=file, spent=found.spent)
+    return Prepared(found.plan, files=file, spent=found.spent, predicted=found.predicted)
 
 
 def folded(
@@ -176,7 +219,7 @@ def folded(
     calibration: Calibration,
     work: Workspace,
     progress: Progress | None = None,
-) -> tuple[SourceModel, Prepared]:
+) -> Prepared:
     """A model with scales folded in that the plan's formats lose less with.
 
     Raises:
@@ -200,7 +243,7 @@ def folded(
             f"scales were folded into the inputs of {len(gains)} groups of weights, which takes "
             f"{1 - np.mean(gains):.0%} off the errors of their outputs"
         )
-    return found.source, replace(ready, notes=(*ready.notes, note))
+    return replace(ready, source=found.source, notes=(*ready.notes, note))
 
 
 def calibrated(
@@ -243,8 +286,43 @@ def calibrated(
             f"{len(left)} weights whose inputs cannot be measured are quantized without: "
             f"{one_line(left[0], 80)}{', …' if len(left) > 1 else ''}"
         )
+    measured = whole_divergence(source, targets, calibration.tokens, work)
     plan = replace(plan, calibration=calibration.described())
-    return replace(ready, plan=plan, staged=staged, notes=(*ready.notes, *notes))
+    return replace(ready, plan=plan, staged=staged, notes=(*ready.notes, *notes), measured=measured)
+
+
+def within(target: float, work: Workspace, make: Callable[[float | None], Prepared]) -> Prepared:
+    """The smallest model whose predictions diverge by at most `target`, as measured.
+
+    A plan is made by what divergences add up to, and its model measured; where that is above the
+    target or well below it, the next plan is made with what the sum was off.
+
+    Args:
+        make: the model for a limit of that sum; None for the target itself.
+
+    Raises:
+        RequestError: as `share_out`.
+    """
+    limit, first = None, 0
+    if work.has("limit"):  # a run that was stopped goes on with the plan that it was at
+        limit, first = work.facts("limit")
+    for number in range(first, _ROUNDS):
+        ready = make(limit)
+        if ready.measured is None or not ready.predicted:
+            return ready
+        if _CLOSE * target <= ready.measured <= target or number == _ROUNDS - 1:
+            break
+        aim = target * (1 + _CLOSE) / 2
+        limit = Correction([(ready.predicted, ready.measured)]).total(aim)
+        work.drop_all("wire.", "quantized-")
+        work.put("limit", {}, [limit, number + 1])
+    if ready.measured is not None and ready.measured > target:
+        note = (
+            f"predictions diverge by {ready.measured:.4g} nats a token on the calibration text, "
+            f"more than the {target:g} that were asked for"
+        )
+        ready = replace(ready, notes=(*ready.notes, note))
+    return ready
 
 
 def _staged(work: Workspace, target: Target, begin: int, end: int) -> tuple[Array, ...]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..models.roles import role_of
 from ..models.source_model import SourceModel
 from .blocks import OUTSIDE, BlockModel
 from .calibrate import Encode, Progress, Target, begin, measure, real_values
+from .outcome import kl_of
 from .sensitivity import Sensitivity, relative_error
 from .statistics import Statistics
 from .streams import Stream, Tokens
@@ -267,19 +268,16 @@ class _Pass:
         for first in range(0, length, step):
             some = slice(first, min(first + step, length))
             tokens = mx.array(self._few[:, some])
-            own = _log_probabilities(self._model.tail(tokens, plain[:, some]))
+            own = self._model.tail(tokens, plain[:, some])
             mx.eval(own)
             for number, (path, level) in enumerate(labels):
                 hidden = plain
                 if number < behind:
                     hidden = self._states(self._model.count, number, plain.dtype)
-                if path in outside:
-                    with self._rounded(outside[path], level):
-                        theirs = _log_probabilities(self._model.tail(tokens, hidden[:, some]))
-                        mx.eval(theirs)
-                else:
-                    theirs = _log_probabilities(self._model.tail(tokens, hidden[:, some]))
-                divergence = (mx.exp(own) * (own - theirs)).sum(axis=-1)
+                changed = self._rounded(outside[path], level) if path in outside else nullcontext()
+                with changed:
+                    divergence = kl_of(own, self._model.tail(tokens, hidden[:, some]))
+                    mx.eval(divergence)
                 total[path, level] += float(np.asarray(divergence).astype(np.float64).sum())
         return {label: each / (count * length) for label, each in total.items()}
 
@@ -298,11 +296,6 @@ def _step(index: int) -> str:
 
 def _floats(states: mx.array) -> Float32:
     return np.asarray(states.astype(mx.float32))
-
-
-def _log_probabilities(logits: mx.array) -> mx.array:
-    logits = logits.astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
 def _level(width: int, bits: int) -> Affine | None:

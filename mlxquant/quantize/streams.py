@@ -126,13 +126,11 @@ class Stream:
         assert states is not None
         return states
 
-    def logits(self) -> Iterator[tuple[slice, mx.array]]:
-        """The tail's logits [b, t, vocabulary], lazily, with the windows they belong to."""
-        for begin in range(0, len(self._tokens), self._step):
-            rows = slice(begin, begin + self._step)
-            tokens, hidden = self._batch(rows, self.model.count)
-            assert hidden is not None
-            yield rows, self.model.tail(tokens, hidden)
+    def window(self, index: int, number: int) -> mx.array:
+        """A layer's input of one window, [1, length, …]."""
+        states = self._batch(slice(number, number + 1), index)[1]
+        assert states is not None
+        return states
 
     def _batches(self, index: int) -> Iterator[tuple[mx.array, mx.array]]:
         at = self.model.count if index == OUTSIDE else index

@@ -174,6 +174,12 @@ class Workspace:
         """Forget a step that no later one needs."""
         (self.folder / step).unlink(missing_ok=True)
 
+    def drop_all(self, *prefixes: str) -> None:
+        """Forget every step whose name begins so."""
+        for path in self.folder.iterdir():
+            if path.name.startswith(prefixes):
+                path.unlink()
+
     def remove(self) -> None:
         """The output is complete: nothing here is needed any more."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -46,6 +46,7 @@ class Result:
         output: the folder; None for a dry run.
         files: `{bytes, sha256}` of every file by relative name; empty for a dry run.
         spent: where the bits of a budget went, by role.
+        measured: divergence of the predictions on the calibration text, nats a token, where known.
     """
 
     plan: Plan
@@ -55,6 +56,7 @@ class Result:
     output: Path | None = None
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     spent: tuple[Spending, ...] = ()
+    measured: float | None = None
 
     @property
     def output_bytes(self) -> int:
@@ -78,6 +80,7 @@ class Result:
             "bits_per_weight": self.bpw,
             "request": describe_request(self.plan),
             "plan": describe_items(self.plan),
+            **({} if self.measured is None else {"kl_on_calibration_text": self.measured}),
             "notes": list(self.notes),
             "files": self.files,
         }

@@ -13,14 +13,17 @@ import tiny_models
 from mlx.utils import tree_flatten
 
 from mlxquant import load, open_checkpoint, quantize
+from mlxquant.assets import CALIBRATION_TEXT
 from mlxquant.errors import RequestError
 from mlxquant.formats.affine import Affine
+from mlxquant.measure.text import read_text
+from mlxquant.measure.windows import cut, tokenize
 from mlxquant.models.mlx_lm import resolve_model
 from mlxquant.quantize import probing
 from mlxquant.quantize.calibrate import Target
 from mlxquant.quantize.plan_file import read_plan
 from mlxquant.quantize.policy import Request, make_plan
-from mlxquant.quantize.prepare import Encoder
+from mlxquant.quantize.prepare import Encoder, Prepared, within
 from mlxquant.quantize.rows import float32_rows
 from mlxquant.quantize.workspace import Workspace
 
@@ -37,7 +40,7 @@ def work(tmp_path: Path) -> Iterator[Workspace]:
 def test_probes_are_the_whole_model_with_one_weight_rounded(
     family: str, tmp_path: Path, work: Workspace
 ) -> None:
-    """Every probe's divergence is that of the model in memory; llama's embedding is its head too."""
+    """Every probe's divergence is that of the model in memory; llama's table is its head too."""
     folder = tiny_models.make(tmp_path / "m", family, dtype="float32", lively=True)
     source = resolve_model(open_checkpoint(folder))
     plan = make_plan(source, Request(bits=4))
@@ -113,13 +116,52 @@ def test_a_tensor_of_the_user_s_own(tmp_path: Path) -> None:
     assert result.bpw <= 9.0
 
 
-def test_a_divergence(tmp_path: Path) -> None:
+def test_a_divergence_is_measured(tmp_path: Path) -> None:
+    """The model that comes out diverges by what was asked for, as anybody may measure it."""
     folder = tiny_models.make(tmp_path / "m", "llama", lively=True, vocab_size=4096)
-    sizes = [
-        quantize(folder, None, dry_run=True, target_kl=kl, calibrate_windows=1).output_bytes
-        for kl in (0.001, 0.1)
-    ]
-    assert sizes[0] > sizes[1]
+    target = 0.05
+    result = quantize(folder, tmp_path / "out", target_kl=target, calibrate_windows=2)
+    assert result.measured is not None and 0.5 * target < result.measured <= target
+    reference, tokenizer = load(folder, dtype="float32")
+    model, _ = load(tmp_path / "out", dtype="float32")
+    tokens = mx.array(cut(tokenize(tokenizer, read_text(CALIBRATION_TEXT).content), most=2).tokens)
+    own, theirs = (_log_probabilities(each(tokens)) for each in (reference, model))
+    found = float((mx.exp(own) * (own - theirs)).sum(axis=-1).mean())
+    assert found == pytest.approx(result.measured, rel=0.02)
+    smaller = quantize(folder, None, dry_run=True, target_kl=0.5, calibrate_windows=2)
+    assert smaller.output_bytes < result.output_bytes
+
+
+def test_what_is_measured_corrects_the_plan(tmp_path: Path) -> None:
+    """Predictions that are off by a factor lead to the same end; what cannot be reached is said."""
+    made: list[float | None] = []
+
+    def make(off: float, floor: float = 0.0) -> Any:
+        def model(limit: float | None) -> Prepared:
+            made.append(limit)
+            predicted = 0.1 if limit is None else limit
+            return Prepared(None, predicted=predicted, measured=max(floor, off * predicted))  # type: ignore[arg-type]
+
+        return model
+
+    for off in (0.2, 0.95, 1.0, 7.0):
+        made.clear()
+        with Workspace(tmp_path / f"{off}", "a", force=False, resume=False) as work:
+            work.put("wire.x", {})
+            found = within(0.1, work, make(off))
+            assert found.measured is not None and 0.085 <= found.measured <= 0.1
+            assert len(made) <= 2 and work.has("wire.x") == (len(made) == 1)
+            assert not found.notes
+    made.clear()
+    with Workspace(tmp_path / "floor", "a", force=False, resume=False) as work:
+        found = within(0.1, work, make(1.0, floor=0.3))
+        assert "more than the 0.1 that were asked for" in found.notes[0]
+        assert len(made) == 4
+    made.clear()
+    with Workspace(tmp_path / "resumed", "a", force=False, resume=False) as work:
+        work.put("limit", {}, [0.025, 2])
+        within(0.1, work, make(4.0))
+        assert made == [0.025]
 
 
 @pytest.mark.parametrize(
