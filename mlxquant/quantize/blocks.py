@@ -107,6 +107,10 @@ class BlockModel:
         array: mx.array = dict(tree_flatten(self.model.parameters()))[name]
         return array
 
+    def index(self, layer: Any) -> int:
+        """Of one of the model's layers."""
+        return self._index[id(layer)]
+
     def not_finite(self, segment: int) -> str | None:
         """The first parameter of a loaded segment that has NaN or infinity, or None."""
         arrays = dict(tree_flatten(self.model.parameters()))
@@ -140,7 +144,7 @@ class BlockModel:
         found: list[mx.array] = []
 
         def route(layer: Any, kind: Any, x: Any, args: Any, kwargs: Any) -> Any:
-            index = self._index[id(layer)]
+            index = self.index(layer)
             if hidden is None:
                 found.append(x)
                 raise Reached
@@ -152,14 +156,15 @@ class BlockModel:
                 raise Reached
             return hidden if index == 0 else x
 
-        with self._routed(route):
+        with self.routed(route):
             try:
                 return self.model(tokens)  # type: ignore[no-any-return]
             except Reached:
                 return found[0] if found else tokens
 
     @contextmanager
-    def _routed(self, route: Any) -> Iterator[None]:
+    def routed(self, route: Any) -> Iterator[None]:
+        """Within, a call of a layer is one of `route(layer, its class, x, args, kwargs)`."""
         kinds = [type(layer) for layer in self._layers]
         made: dict[type, type] = {}
         try:
