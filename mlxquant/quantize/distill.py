@@ -1,0 +1,269 @@
+"""Distillation: scales, biases and norms trained until predictions are closest to the original's.
+
+    loss = mean over tokens of Σ p·(log p - log q)     p the original's predictions, q the student's
+
+Codes and formats stay as they were; what is trained, and in which units, says `student.py`. The
+original's last hidden states are kept in the workspace and its head makes p of them, which holds
+all of p in as many numbers as the model is wide. Adam (Kingma, Ba, arXiv:1412.6980) with a rate
+that falls along a cosine; the gradient of a step is of some windows, one after the other.
+
+Windows that are held out decide: the state of least divergence on them is kept, and where that is
+the state before training, nothing is changed. Hinton, Vinyals, Dean, "Distilling the knowledge in
+a neural network", arXiv:1503.02531.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..formats.base import Array
+from ..models.source_model import SourceModel
+from .blocks import BlockModel
+from .calibrate import Progress, Target, begin
+from .outcome import kl_of
+from .streams import Stream, Tokens
+from .student import Student, Trained
+from .workspace import Workspace
+
+__all__ = ["Distilled", "Schedule", "distill", "held_out"]
+
+_STATE, _RESULT = "distill-state", "distilled"
+
+#: Adam's
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-10
+
+#: below this many windows none can be held out
+FEWEST_WINDOWS = 4
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast.
+
+    Attributes:
+        epochs: times that every window is seen.
+        batch: windows of a step.
+        rate: the highest step, in units of `student.py`; falls along half a cosine to 0.
+        warmup: part of all steps in which the rate rises.
+        checks: times that the held-out windows are looked at, and the state is kept for a resumed
+            run, beside the one before the first step.
+        seed: of the order of windows.
+    """
+
+    epochs: int = 4
+    batch: int = 4
+    rate: float = 3e-3
+    warmup: float = 0.1
+    checks: int = 6
+    seed: int = 0
+
+    def steps(self, windows: int) -> int:
+        """Steps in all."""
+        return self.epochs * -(-windows // self.batch)
+
+    def rate_of(self, step: int, steps: int) -> float:
+        """The rate of one of so many steps."""
+        rise = max(1, round(self.warmup * steps))
+        if step < rise:
+            return self.rate * (step + 1) / rise
+        return self.rate * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
+
+    def windows_of(self, step: int, windows: int) -> list[int]:
+        """Which windows a step sees: every one once in an epoch, in an order of the seed."""
+        per_epoch = -(-windows // self.batch)
+        epoch, at = divmod(step, per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(windows)
+        return [int(i) for i in order[at * self.batch : (at + 1) * self.batch]]
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What was trained.
+
+    Attributes:
+        scales: by the weight's name scales and biases [rows, k / group_size] in the carriers of
+            their types.
+        norms: float32 by parameter.
+        before, after: divergence on the held-out windows, nats a token.
+        steps: after how many steps it was best; 0 where nothing was gained.
+    """
+
+    scales: Mapping[str, tuple[Array, Array]] = field(default_factory=dict, repr=False)
+    norms: Mapping[str, Array] = field(default_factory=dict, repr=False)
+    before: float = 0.0
+    after: float = 0.0
+    steps: int = 0
+
+
+def held_out(windows: int) -> list[int]:
+    """The windows that decide: one of every eight, at least two, spread over the text."""
+    count = max(2, windows // 8)
+    return [(2 * i + 1) * windows // (2 * count) for i in range(count)]
+
+
+def distill(
+    source: SourceModel,
+    targets: Sequence[Target],
+    norms: Mapping[str, str],
+    tokens: Tokens,
+    work: Workspace,
+    schedule: Schedule | None = None,
+    progress: Progress | None = None,
+) -> Distilled | None:
+    """Train a quantized model's scales, biases and norms against the original's predictions.
+
+    Args:
+        source: the original.
+        targets: weights whose wire arrays are in `work`; only scales and biases of affine formats
+            are trained.
+        norms: parameters of norms → element type that the file holds them in.
+        tokens: int32 [windows, length].
+
+    Returns: None where there are fewer than FEWEST_WINDOWS windows, or nothing to train.
+
+    Raises:
+        ModelError: layers that cannot be run one by one; NaN or infinity, with the layer's name.
+    """
+    schedule = schedule or Schedule()
+    if len(tokens) < FEWEST_WINDOWS:
+        return None
+    if not work.has(_RESULT):
+        model = BlockModel(source, "float32")
+        stream = Stream(model, tokens, work, "float")
+        begin(stream)
+        for index in range(stream.reached() or 0, model.count):
+            with model.loaded(index):
+                stream.advance(index)
+        student = Student(model, targets, norms, work)
+        with student.loaded():
+            if not student.start:
+                return None
+            _train(student, stream, tokens, work, schedule, progress)
+        work.drop(_STATE)
+    arrays, facts = work.arrays(_RESULT), work.facts(_RESULT)
+    names = [target.name for target in targets if f"scales.{target.name}" in arrays]
+    return Distilled(
+        {name: (arrays[f"scales.{name}"], arrays[f"biases.{name}"]) for name in names},
+        {name: arrays[name] for name in norms if name in arrays},
+        **facts,
+    )
+
+
+def _train(
+    student: Student,
+    stream: Stream,
+    tokens: Tokens,
+    work: Workspace,
+    schedule: Schedule,
+    progress: Progress | None,
+) -> None:
+    """Until the last step, then write what was best."""
+    kept = held_out(len(tokens))
+    seen = [i for i in range(len(tokens)) if i not in set(kept)]
+    steps = schedule.steps(len(seen))
+    every = max(1, steps // schedule.checks)
+    state = _State(student.start)
+    if work.has(_STATE):
+        state.restore(work)
+    else:
+        state.judge(_divergence(student, stream, tokens, kept, state.now))
+    gradient = mx.value_and_grad(
+        lambda trained, ids, p: kl_of(p, student.logits(trained, ids)).mean()
+    )
+    for step in range(state.step, steps):
+        total: Trained = {}
+        chosen = schedule.windows_of(step, len(seen))
+        for place in chosen:
+            ids, p = _window(student, stream, tokens, seen[place])
+            _, found = gradient(state.now, ids, p)
+            total = {k: total[k] + g if total else g for k, g in found.items()}
+            mx.eval(total)
+        state.advance(total, len(chosen), schedule.rate_of(step, steps))
+        if state.step % every == 0 or state.step == steps:
+            state.judge(_divergence(student, stream, tokens, kept, state.now))
+            state.keep(work)
+        if progress is not None:
+            progress(state.step, steps, "training scales")
+    arrays: dict[str, Array] = {}
+    if state.best_step:
+        scales, arrays = student.stored(state.best)
+        for name, (scale, bias) in scales.items():
+            arrays[f"scales.{name}"], arrays[f"biases.{name}"] = scale, bias
+    facts = {"before": state.before, "after": state.after, "steps": state.best_step}
+    work.put(_RESULT, arrays, facts)
+
+
+def _window(
+    student: Student, stream: Stream, tokens: Tokens, number: int
+) -> tuple[mx.array, mx.array]:
+    """A window's ids, and the original's logits for it."""
+    ids = mx.array(tokens[number : number + 1])
+    hidden = stream.window(student.model.count, number).astype(mx.float32)
+    logits = student.teacher(ids, hidden)
+    mx.eval(logits)
+    return ids, logits
+
+
+def _divergence(
+    student: Student, stream: Stream, tokens: Tokens, numbers: Sequence[int], trained: Trained
+) -> float:
+    """Mean over the tokens of some windows, nats."""
+    total = 0.0
+    for number in numbers:
+        ids, p = _window(student, stream, tokens, number)
+        found = kl_of(p, student.logits(trained, ids)).mean()
+        total += float(np.asarray(found))
+    return total / len(numbers)
+
+
+class _State:
+    """What is trained, Adam's moments of it, and the best so far."""
+
+    def __init__(self, start: Trained) -> None:
+        self.now, self.best = dict(start), dict(start)
+        self._first = {key: mx.zeros_like(value) for key, value in start.items()}
+        self._second = {key: mx.zeros_like(value) for key, value in start.items()}
+        self.step = self.best_step = 0
+        self.before = self.after = math.inf
+
+    def advance(self, gradient: Trained, count: int, rate: float) -> None:
+        """One step of Adam with the mean of `count` gradients."""
+        self.step += 1
+        first, second = 1 - _BETA1**self.step, 1 - _BETA2**self.step
+        for key, total in gradient.items():
+            g = total / count
+            self._first[key] = _BETA1 * self._first[key] + (1 - _BETA1) * g
+            self._second[key] = _BETA2 * self._second[key] + (1 - _BETA2) * g * g
+            size = mx.sqrt(self._second[key] / second) + _EPSILON
+            self.now[key] = self.now[key] - rate * (self._first[key] / first) / size
+        mx.eval(self.now, self._first, self._second)
+
+    def judge(self, divergence: float) -> None:
+        """Remember the state if it is the best; a NaN never is."""
+        if self.step == 0:
+            self.before = divergence
+        if divergence < self.after:
+            self.after, self.best, self.best_step = divergence, dict(self.now), self.step
+
+    def keep(self, work: Workspace) -> None:
+        """Write all of it."""
+        parts = zip("nbfs", (self.now, self.best, self._first, self._second), strict=True)
+        arrays = {f"{p}.{k}": np.array(v) for p, part in parts for k, v in part.items()}
+        facts = [self.step, self.best_step, self.before, self.after]
+        work.put(_STATE, arrays, facts)
+
+    def restore(self, work: Workspace) -> None:
+        """Read what was written last."""
+        self.step, self.best_step, self.before, self.after = work.facts(_STATE)
+        arrays: dict[str, Any] = work.arrays(_STATE)
+        for letter, part in zip(
+            "nbfs", (self.now, self.best, self._first, self._second), strict=True
+        ):
+            for key in part:
+                part[key] = mx.array(arrays[f"{letter}.{key}"])
