@@ -134,7 +134,13 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     help="With --calibrate: fold scales into what makes a weight's input, so that loud channels "
     "lose less.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of --rotate.")
+@click.option(
+    "--distill",
+    is_flag=True,
+    help="With --calibrate: train scales, biases and norms against the original's predictions on "
+    "the text; minutes, and the whole model in memory.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of --rotate and --distill.")
 @click.option(
     "--dtype",
     type=click.Choice(DTYPES),

@@ -96,6 +96,7 @@ _MLX_ONLY = {
     "prefer": None,
     "rotate": None,
     "awq": False,
+    "distill": False,
     "seed": 0,
     "dtype": None,
     "dequantize": False,

@@ -17,21 +17,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 
 from ..formats.base import Array
+from ..load.lazy import Node
+from ..load.operations import constant, to_mx
 from ..models.source_model import SourceModel
 from .blocks import BlockModel
-from .calibrate import Progress, Target, begin
+from .calibrate import Progress, Target, begin, wire_step
 from .outcome import kl_of
+from .rows import float32_rows
 from .streams import Stream, Tokens
-from .student import Student, Trained
+from .student import Student, Trained, is_norm
+from .transform import replaced
 from .workspace import Workspace
 
-__all__ = ["Distilled", "Schedule", "distill", "held_out"]
+if TYPE_CHECKING:
+    from ..save.folder import Staged
+    from .policy import Plan
+
+__all__ = ["Distilled", "Schedule", "distill", "distill_plan", "held_out"]
 
 _STATE, _RESULT = "distill-state", "distilled"
 
@@ -125,7 +134,7 @@ def distill(
         norms: parameters of norms → element type that the file holds them in.
         tokens: int32 [windows, length].
 
-    Returns: None where there are fewer than FEWEST_WINDOWS windows, or nothing to train.
+    Returns: None where there are fewer than FEWEST_WINDOWS windows.
 
     Raises:
         ModelError: layers that cannot be run one by one; NaN or infinity, with the layer's name.
@@ -142,8 +151,6 @@ def distill(
                 stream.advance(index)
         student = Student(model, targets, norms, work)
         with student.loaded():
-            if not student.start:
-                return None
             _train(student, stream, tokens, work, schedule, progress)
         work.drop(_STATE)
     arrays, facts = work.arrays(_RESULT), work.facts(_RESULT)
@@ -153,6 +160,64 @@ def distill(
         {name: arrays[name] for name in norms if name in arrays},
         **facts,
     )
+
+
+def distill_plan(
+    source: SourceModel,
+    plan: Plan,
+    staged: Mapping[str, Staged],
+    tokens: Tokens,
+    work: Workspace,
+    schedule: Schedule,
+    progress: Progress | None = None,
+) -> tuple[tuple[SourceModel, dict[str, Staged]] | None, str]:
+    """`distill` for the weights of a plan that are encoded already.
+
+    Args:
+        staged: by the item's name, as `calibrated` made them in `work`.
+
+    Returns: the model with other norms, and what takes the place of `staged` where scales were
+        trained, or None where nothing was gained; a line for the user.
+    """
+    modules = dict(source.model.named_modules())
+    targets = [
+        Target(item.name, item.target, item.shape, partial(float32_rows, source, item))
+        for item in plan.items
+        if item.target is not None and item.name in staged
+    ]
+    norms = {
+        item.name: item.dtype
+        for item in plan.items
+        if item.target is None and is_norm(modules.get(item.name.rpartition(".")[0]))
+    }
+    found = distill(source, targets, norms, tokens, work, schedule, progress)
+    if found is None:
+        return None, (
+            f"scales were not trained: {len(tokens)} windows of text are too few, "
+            f"{FEWEST_WINDOWS} are needed"
+        )
+    if not found.steps:
+        return None, (
+            "scales stay as they were: training gained nothing on the windows that were held out"
+        )
+
+    def trained(name: str, begin: int, end: int) -> tuple[Array, ...]:
+        codes = work.rows(wire_step(name), "weight", begin, end)
+        scales, biases = found.scales[name]
+        return codes, scales[begin:end], biases[begin:end]
+
+    nodes = {name: _node(source.parameters[name], values) for name, values in found.norms.items()}
+    note = (
+        "scales, biases and norms were trained: on the windows that were held out, predictions "
+        f"diverge by {found.after:.4g} nats a token instead of {found.before:.4g}"
+    )
+    changed: dict[str, Staged] = {name: partial(trained, name) for name in found.scales}
+    return (replaced(source, nodes, ()), changed), note
+
+
+def _node(before: Node, values: Array) -> Node:
+    made = constant(to_mx(values, "F32"))
+    return Node(before.shape, "F32", made.compute, made.label, before.origin)
 
 
 def _train(

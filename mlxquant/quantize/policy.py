@@ -77,6 +77,7 @@ class Request:
             bundled one where none is named.
         rotate: `heads` turns values within their heads, `full` the residual stream too (rotate.py).
         awq: fold scales into what makes a weight's input, so that loud channels lose less (awq.py).
+        distill: train scales, biases and norms against the original's predictions (distill.py).
         seed: of what is drawn at random.
         prefer: `speed` weighs formats by what a decode step reads of them; None by bytes alone.
         dequantize: write a float model instead.
@@ -101,6 +102,7 @@ class Request:
     prefer: str | None = None
     rotate: str | None = None
     awq: bool = False
+    distill: bool = False
     seed: int = 0
     dequantize: bool = False
     requantize: bool = False
@@ -198,6 +200,8 @@ class Request:
             _one_of("rotate", self.rotate, ROTATIONS)
         if self.awq and not self.calibrate:
             raise RequestError("--awq weighs channels by a text: add --calibrate FILE or bundled")
+        if self.distill and not self.calibrate:
+            raise RequestError("--distill trains on a text: add --calibrate FILE or bundled")
         if self.calibrate_windows < 1:
             raise RequestError(f"calibration windows {self.calibrate_windows}: at least 1 needed")
 

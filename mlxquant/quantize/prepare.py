@@ -39,6 +39,7 @@ from .calibrate import (
     real_values,
     wire_step,
 )
+from .distill import Schedule, distill_plan
 from .gptq import encode
 from .hessian import Hessian, factorize, tied
 from .outcome import whole_divergence
@@ -56,6 +57,7 @@ __all__ = [
     "Encoder",
     "Prepared",
     "calibrated",
+    "distilled",
     "folded",
     "opened_workspace",
     "planned",
@@ -183,9 +185,10 @@ def prepared(
             ready = folded(source, ready, calibration, work, progress)
         return calibrated(ready.source or source, ready, calibration, work, progress)
 
-    if request.target_kl is None:
-        return make(None)
-    return within(request.target_kl, work, make)
+    ready = make(None) if request.target_kl is None else within(request.target_kl, work, make)
+    if request.distill:
+        ready = distilled(ready.source or source, ready, calibration, work, progress)
+    return ready
 
 
 def planned(
@@ -289,6 +292,30 @@ def calibrated(
     measured = whole_divergence(source, targets, calibration.tokens, work)
     plan = replace(plan, calibration=calibration.described())
     return replace(ready, plan=plan, staged=staged, notes=(*ready.notes, *notes), measured=measured)
+
+
+def distilled(
+    source: SourceModel,
+    ready: Prepared,
+    calibration: Calibration,
+    work: Workspace,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Train the scales, biases and norms of encoded weights; codes and formats stay.
+
+    Raises:
+        ModelError: as `calibrated`.
+    """
+    assert isinstance(ready.plan.request, Request)
+    schedule = Schedule(seed=ready.plan.request.seed)
+    trained, note = distill_plan(
+        source, ready.plan, ready.staged, calibration.tokens, work, schedule, progress
+    )
+    ready = replace(ready, notes=(*ready.notes, note))
+    if trained is None:
+        return ready
+    source, staged = trained
+    return replace(ready, source=source, staged={**ready.staged, **staged}, measured=None)
 
 
 def within(target: float, work: Workspace, make: Callable[[float | None], Prepared]) -> Prepared:

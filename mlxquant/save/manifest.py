@@ -105,7 +105,8 @@ def described_options(request: Request) -> dict[str, Any]:
             if getattr(request, name) is not None
         },
         **({"awq": True} if request.awq else {}),
-        **({"seed": request.seed} if request.rotate else {}),
+        **({"distill": True} if request.distill else {}),
+        **({"seed": request.seed} if request.rotate or request.distill else {}),
         "dtype": request.dtype,
         "method": request.how,
         "dequantize": request.dequantize,
