@@ -122,13 +122,12 @@ class Student:
             index = self.model.index(layer)
 
             def run(own: Trained, hidden: mx.array) -> Any:
-                self._put(index, own)
-                return kind.__call__(layer, hidden, *args, **kwargs)
+                with self._put(index, own):
+                    return kind.__call__(layer, hidden, *args, **kwargs)
 
             return mx.checkpoint(run)(parts.get(index, {}), x)
 
-        with self.model.routed(route):
-            self._put(OUTSIDE, parts.get(OUTSIDE, {}))
+        with self.model.routed(route), self._put(OUTSIDE, parts.get(OUTSIDE, {})):
             logits: mx.array = self.model.model(tokens)
             return logits
 
@@ -147,7 +146,10 @@ class Student:
         norms = {name: np.array(self._norm(name, trained)) for name in self._norms}
         return scales, norms
 
-    def _put(self, segment: int, trained: Trained) -> None:
+    @contextmanager
+    def _put(self, segment: int, trained: Trained) -> Iterator[None]:
+        """Within, a segment has the student's values; a module that kept them kept their memory."""
+        before = []
         for name in self.model.names[segment]:
             if name in self._weights:
                 values = self._values(self._weights[name], trained)
@@ -156,7 +158,13 @@ class Student:
             else:
                 continue
             module, attribute = self._places[name]
+            before.append((module, attribute, getattr(module, attribute)))
             setattr(module, attribute, values)
+        try:
+            yield
+        finally:
+            for module, attribute, values in before:
+                setattr(module, attribute, values)
 
     def _values(self, weight: _Weight, trained: Trained) -> mx.array:
         if not weight.trained:

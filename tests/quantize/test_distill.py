@@ -174,6 +174,19 @@ def test_the_student_begins_as_the_quantized_model(tmp_path: Path, work: Workspa
     np.testing.assert_allclose(logits, np.array(whole(mx.array(TOKENS))), atol=1e-4)
 
 
+def test_decoded_weights_are_let_go(tmp_path: Path, work: Workspace) -> None:
+    """After a gradient, no layer of the model holds the floats that its codes meant."""
+    source, targets, norms = encoded(tmp_path / "m", "llama", work)
+    model = BlockModel(source, "float32")
+    student = Student(model, targets, norms, work)
+    with student.loaded():
+        names = [target.name for target in targets] + list(norms)
+        before = {name: model.get(name) for name in names}
+        ids = mx.array(TOKENS[:1])
+        mx.eval(mx.grad(lambda trained: student.logits(trained, ids).sum())(student.start))
+        assert all(model.get(name) is before[name] for name in names)
+
+
 def test_microscaled_weights_keep_their_scales(tmp_path: Path, work: Workspace) -> None:
     source, targets, norms = encoded(
         tmp_path / "m", "llama", work, bits=None, group_size=None, mode="mxfp4"
