@@ -29,6 +29,7 @@ COMMANDS = (
     "report",
     "import",
     "export",
+    "imatrix",
 )
 
 #: commands whose names no module can have

@@ -20,7 +20,8 @@ _OPTIONS = (
     click.option(
         "--imatrix",
         metavar="FILE",
-        help="GGUF: importance of the columns, an importance matrix of llama.cpp's (GGUF or .dat).",
+        help="GGUF: importance of the columns, an importance matrix of llama.cpp's (GGUF or .dat). "
+        "--calibrate measures it, and more.",
     ),
     click.option(
         "--include-weights",
@@ -87,9 +88,6 @@ _MLX_ONLY = {
     "tensors": (),
     "embed_bits": None,
     "head_bits": None,
-    "method": None,
-    "calibrate": None,
-    "calibrate_windows": 128,
     "target_bpw": None,
     "target_size": None,
     "target_kl": None,
@@ -128,10 +126,12 @@ def take_gguf_options(options: dict[str, Any], output: str | None) -> dict[str, 
     for name, default in _MLX_ONLY.items():
         if options[name] != default:
             raise click.UsageError(f"{_flag(name)} is for MLX folders; leave it out with --type")
-    if asked["imatrix"] is None:
+    if asked["imatrix"] is None and options["calibrate"] is None:
         for name in ("include_weights", "exclude_weights"):
             if asked[name]:
-                raise click.UsageError(f"{_flag(name)} is about importance: give --imatrix FILE")
+                raise click.UsageError(
+                    f"{_flag(name)} is about importance: give --imatrix FILE or --calibrate TEXT"
+                )
     return {"file_type": file_type, **asked}
 
 
@@ -165,6 +165,9 @@ def quantize_gguf(
                 request,
                 overrides=overrides,
                 imatrix=imatrix,
+                calibrate=options["calibrate"],
+                calibrate_windows=options["calibrate_windows"],
+                method=options["method"],
                 approximate_tokenizer=options["approximate_tokenizer"],
                 split_bytes=None if size is None else part_size(size),
                 progress=progress,

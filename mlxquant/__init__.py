@@ -28,7 +28,15 @@ from .errors import (
     WorkError,
     WriteError,
 )
-from .pipeline import export, import_gguf, load, open_checkpoint, quantize, quantize_gguf
+from .pipeline import (
+    export,
+    import_gguf,
+    importance,
+    load,
+    open_checkpoint,
+    quantize,
+    quantize_gguf,
+)
 
 __version__ = "0.1.0"
 
@@ -46,6 +54,7 @@ __all__ = [
     "__version__",
     "export",
     "import_gguf",
+    "importance",
     "load",
     "open_checkpoint",
     "quantize",
