@@ -14,20 +14,20 @@ from interop import llama
 
 from mlxquant import RequestError, export, importance, load, open_checkpoint, quantize_gguf
 from mlxquant.files.gguf import read_gguf
+from mlxquant.files.gguf_values import Value
 from mlxquant.load.blocks import floats_of
 from mlxquant.models.gguf_model import gguf_as_it_is
 from mlxquant.models.mlx_lm import resolve_model
-from mlxquant.quantize import calibrated_gguf
 from mlxquant.quantize.calibrate import collect
 from mlxquant.quantize.imatrix import read_imatrix
 from mlxquant.quantize.imatrix_names import by_tensors
 from mlxquant.quantize.llama_types import TypeRequest
 from mlxquant.quantize.policy import Request
-from mlxquant.quantize.prepare import read_calibration
+from mlxquant.quantize.prepare import Encoder, read_calibration
 from mlxquant.quantize.workspace import Workspace, workspace_of
 from mlxquant.save.to_gguf import GgufResult
 
-WIDE = {
+WIDE: dict[str, Any] = {
     "vocab_size": 4096,
     "hidden_size": 256,
     "intermediate_size": 256,
@@ -40,6 +40,9 @@ FAMILIES = (
 )
 WINDOWS = 2
 
+#: Phi-3's tokenizer swallows spaces that the one these models have does not
+LOOSE: dict[str, Any] = {"approximate_tokenizer": True}
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -51,7 +54,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder = tiny_models.make(place / family, family, lively=True, **WIDE)
         file = place / f"{family}.gguf"
         asked = TypeRequest("Q3_K_M", pure=True)
-        result = quantize_gguf(folder, file, asked, calibrate="bundled", calibrate_windows=WINDOWS)
+        result = quantize_gguf(
+            folder, file, asked, calibrate="bundled", calibrate_windows=WINDOWS, **LOOSE
+        )
         return folder, file, result
 
     return make
@@ -79,10 +84,14 @@ def logits_here(model: Path, tokens: list[int]) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_llama_cpp_computes_what_is_computed_here(made: Any, family: str) -> None:
+def test_llama_cpp_computes_what_is_computed_here(made: Any, family: str, tmp_path: Path) -> None:
     folder, file, _ = made(family)
     tokens = tokens_of(folder)
-    theirs, ours = llama.logits(file, tokens), logits_here(file, tokens)
+    ours = logits_here(file, tokens)
+    # for it a Phi-3 must have the vocabulary of one
+    mute = {"tokenizer.ggml.model": Value.of("str", "no_vocab")}
+    quantize_gguf(file, tmp_path / "mute.gguf", "COPY", overrides=mute)
+    theirs = llama.logits(tmp_path / "mute.gguf", tokens)
     # llama.cpp rounds activations to 8 bits before it multiplies K-quants, which gives a few
     # tokens other experts
     errors = np.sqrt(np.mean((theirs - ours) ** 2, axis=1))
@@ -94,8 +103,8 @@ def test_outputs_are_nearer_than_without_a_text(made: Any, family: str, tmp_path
     """Of a layer, for what it is given on the text; in the same types."""
     folder, file, _ = made(family)
     plain, floats = tmp_path / "plain.gguf", tmp_path / "floats.gguf"
-    quantize_gguf(folder, plain, TypeRequest("Q3_K_M", pure=True))
-    export(folder, floats)
+    quantize_gguf(folder, plain, TypeRequest("Q3_K_M", pure=True), **LOOSE)
+    export(folder, floats, **LOOSE)
     types = [{e.name: e.type_name for e in read_gguf(f).entries.values()} for f in (file, plain)]
     assert types[0] == types[1]
     x = attended(folder)
@@ -185,9 +194,9 @@ def test_an_importance_matrix_is_what_was_measured(tmp_path: Path, ending: str) 
     assert "output.weight" in read
     wanted = {path: each[0] for path, each in seen.items()}
     name = "model.layers.1.mlp.down_proj"
-    np.testing.assert_allclose(
-        read["blk.1.ffn_down.weight"].mean[0], wanted[name].importance, rtol=1e-6
-    )
+    mean = wanted[name].importance
+    assert mean is not None
+    np.testing.assert_allclose(read["blk.1.ffn_down.weight"].mean[0], mean, rtol=1e-6)
     assert by_tensors({name: found.entries["blk.1.ffn_down.weight"]}, source.config).keys() == {
         "blk.1.ffn_down.weight"
     }
@@ -199,14 +208,14 @@ def test_a_stopped_run_goes_on(made: Any, tmp_path: Path, monkeypatch: pytest.Mo
     asked = TypeRequest("Q3_K_M", pure=True)
     with monkeypatch.context() as patch:
         calls = iter(range(100))
-        encode = calibrated_gguf.Encoder.__call__
+        encode = Encoder.__call__
 
         def stopping(*given: Any) -> Any:
             if next(calls) == 8:
                 raise KeyboardInterrupt
             return encode(*given)
 
-        patch.setattr(calibrated_gguf.Encoder, "__call__", stopping)
+        patch.setattr(Encoder, "__call__", stopping)
         with pytest.raises(KeyboardInterrupt):
             quantize_gguf(folder, output, asked, calibrate="bundled", calibrate_windows=WINDOWS)
     assert workspace_of(output).exists()
