@@ -11,6 +11,8 @@ MARKED = $(if $(SLOW)$(CI),,-m "not slow")
 
 # Without cached bytecode every process that a test starts compiles its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
+# Test processes share the cores already: BLAS threads that wait for one another take most of the time.
+test: export OPENBLAS_NUM_THREADS = 1
 export PYTHON
 
 .DEFAULT_GOAL := help
