@@ -14,7 +14,9 @@ from mlxquant.cli.quantize import command
 from results_made import estimate, eval_record
 from support import REPOSITORY
 
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+sys.path.append(
+    str(REPOSITORY / "benchmarks")
+)  # behind the package gguf, whose name a script there has
 import quality_docs  # noqa: E402
 import quality_goals  # noqa: E402
 from quality_record import IN_LLAMA_CPP  # noqa: E402
