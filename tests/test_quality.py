@@ -14,7 +14,8 @@ from mlxquant.cli.quantize import command
 from results_made import estimate, eval_record
 from support import REPOSITORY
 
-sys.path.append(
+# behind the package gguf: a script there has its name
+sys.path.append(str(REPOSITORY / "benchmarks"))
     str(REPOSITORY / "benchmarks")
 )  # behind the package gguf, whose name a script there has
 import quality_docs  # noqa: E402
