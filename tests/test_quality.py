@@ -16,8 +16,6 @@ from support import REPOSITORY
 
 # behind the package gguf: a script there has its name
 sys.path.append(str(REPOSITORY / "benchmarks"))
-    str(REPOSITORY / "benchmarks")
-)  # behind the package gguf, whose name a script there has
 import quality_docs  # noqa: E402
 import quality_goals  # noqa: E402
 from quality_record import IN_LLAMA_CPP  # noqa: E402
