@@ -43,9 +43,9 @@ from mlxquant.run.template import encode_chat
 #: type → the layers that such a file's matrices run in
 LAYERS = {
     "F16": {"Linear", "Embedding"},
-    "Q4_0": {"_Linear", "_Embedding"},
-    "Q8_0": {"_Linear", "_Embedding"},
-    "MXFP4": {"QuantizedLinear", "_Embedding"},
+    "Q4_0": {"AffineLinear", "AffineEmbedding"},
+    "Q8_0": {"AffineLinear", "AffineEmbedding"},
+    "MXFP4": {"QuantizedLinear", "AffineEmbedding"},
     "Q4_K": {"PackedLinear", "PackedEmbedding"},
 }
 
@@ -292,7 +292,7 @@ def test_blocks_beside_what_mlx_has_quantized(bundled: Path, tmp_path: Path) -> 
     (folder / "model.safetensors.index.json").unlink()
     model, _ = load(folder)
     found = kinds(model)
-    assert (found["PackedLinear"], found["_Linear"]) == (2, 2)
+    assert (found["PackedLinear"], found["AffineLinear"]) == (2, 2)
     assert model(mx.array([[5]])).dtype == mx.bfloat16
     precise, _ = load(folder, dtype="float32")
     expected.set_dtype(mx.float32)

@@ -188,8 +188,8 @@ def test_runs_that_race_for_one_output(tmp_path: Path, flags: dict[str, bool]) -
             assert list(output.parent.iterdir()) == [output]
             assert {outcome.status for outcome in outcomes} <= {0, 2}, outcomes
             won.append([outcome.status for outcome in outcomes].count(0))
-            assert flags.get("force") or won[-1] == 1, outcomes
-    assert 1 in won
+            # with force the second may come when the first is done, and replace its output
+            assert won[-1] in ((1, 2) if flags.get("force") else (1,)), outcomes
     for runner in runners:
         runner.close()
 
