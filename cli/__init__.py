@@ -81,6 +81,9 @@ def main() -> None:
         status = stop.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
+        # An interrupt that passed through an exec of source text, as in an import that makes a
+        # dataclass, has Python end by the signal whatever the status; the next exec forgets it.
+        exec("")
         status = 130
     except click.ClickException as problem:
         problem.show()
