@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py                          # what is not in the results file yet
     python benchmarks/quality.py --only '*/gptq'          # these, anew
+    python benchmarks/quality.py --jobs 8                 # so many at a time, each a process
     python benchmarks/quality.py --only 'mlxquant/*' --windows 8 --out look.json
     python benchmarks/quality.py --docs                   # tables and plots of what is there
 
@@ -20,10 +21,12 @@ import argparse
 import copy
 import hashlib
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ from typing import Any
 from convert import note
 from quality_makers import FailedError, Workshop
 from quality_record import IN_LLAMA_CPP, compared
-from quality_variants import VARIANTS, Variant, filled
+from quality_variants import VARIANTS, Variant, filled, sizes_asked
 
 from mlxquant import open_checkpoint
 from mlxquant.assets import BUNDLED_TEXT, OTHER_TEXT
@@ -167,6 +170,13 @@ class Run:
         total = time.perf_counter() - began
         return f"{bits:6.3f} bits  KL {found}  ({made:.0f} + {total - made:.0f} s)"
 
+    def prepare(self) -> None:
+        """Make what several variants need, so that processes side by side find it."""
+        shop = self.shop
+        _ = shop.float32, shop.home, shop.rows, shop.bf16, shop.f32, shop.imatrix
+        for text, reference in self.references:
+            self._llama_reference(text, reference)
+
     def _records(self, variant: Variant, path: Path) -> Iterator[Record]:
         checkpoint = open_checkpoint(path)
         digest = _digest(checkpoint)
@@ -202,6 +212,47 @@ class Run:
             write_reference(path, running, like.windows, origin)
             running.close()
         return open_reference(path)
+
+
+def measure_side_by_side(
+    run: Run, variants: Sequence[Variant], jobs: int, options: Sequence[str]
+) -> list[str]:
+    """Measure variants in processes, those whose sizes others ask for first.
+
+    Args:
+        run: what they share, and the book that their records come into.
+        jobs: processes at a time; options: of this program, for each.
+
+    Returns:
+        The keys of those that could not be made.
+    """
+    run.prepare()
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="quality-") as folder, ThreadPoolExecutor(jobs) as pool:
+
+        def measured(variant: Variant) -> Path:
+            out = Path(folder) / f"{_PLACES[variant.key]}.json"
+            if run.book.records:
+                results.save(out, {**results.header("eval"), "records": run.book.records})
+            told = ("--only", variant.key, "--out", out, "--cache", run.shop.folder, *options)
+            subprocess.run([sys.executable, __file__, *map(str, told)], check=True)
+            return out
+
+        asked = {key for variant in variants for key in sizes_asked(variant)}
+        for first in (True, False):
+            # those that calibrate take longest, so they begin
+            turn = [variant for variant in variants if (variant.key in asked) is first]
+            turn.sort(key=lambda variant: variant.method in ("rtn", "plain", "imatrix"))
+            waiting = {pool.submit(measured, variant): variant for variant in turn}
+            for done in as_completed(waiting):
+                key = waiting[done].key
+                if done.exception() is not None:
+                    failed.append(key)
+                    continue
+                for record in results.load(done.result())["records"]:
+                    if record["model"]["name"] == key:
+                        run.book.keep(record)
+    return failed
 
 
 class _Sizes(dict[str, int]):
@@ -260,6 +311,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cache", type=Path, help="folder for what several runs need (default: a temporary one)"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="variants at a time (default: 1)")
     parser.add_argument("--list", action="store_true", help="name the variants and stop")
     parser.add_argument(
         "--docs", action="store_true", help="rewrite tables and plots from the results and stop"
@@ -290,9 +342,13 @@ def main() -> int:
         shop.folder.mkdir(parents=True, exist_ok=True)
         texts = [read_text(path) for path in given.text or (BUNDLED_TEXT, OTHER_TEXT)]
         run = Run(book, shop, texts, given.windows)
+        if not given.only:
+            chosen = [variant for variant in chosen if run.missing(variant)]
+        if given.jobs > 1:
+            options = [part for path in given.text or () for part in ("--text", str(path))]
+            options += ["--windows", str(given.windows)] if given.windows else []
+            failed, chosen = measure_side_by_side(run, chosen, given.jobs, options), []
         for variant in chosen:
-            if not given.only and not run.missing(variant):
-                continue
             try:
                 said = run.measure(variant)
             except FailedError as problem:
