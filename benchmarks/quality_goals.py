@@ -45,7 +45,7 @@ AIMS = {"convert": 0.15, "llama.cpp": 0.5}
 
 #: llama.cpp's types from IQ2_M to Q6_K, in order of size
 TYPES = (
-    "IQ2_M", "Q2_K_S", "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L",
+    "IQ2_M", "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L",
     "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K_S", "Q4_K_M", "Q4_1", "Q5_0", "Q5_K_S", "Q5_K_M", "Q5_1",
     "Q6_K",
 )  # fmt: skip
@@ -54,7 +54,7 @@ TYPES = (
 SAME_TYPE = {"Q4_K_M": 0.95, "Q3_K_M": 0.95, "Q2_K": 0.95}
 
 #: mlx-lm's methods that calibrate, and the widths that they are run with
-CALIBRATED = {"gptq": (4, 2), "awq": (4, 3, 2), "dwq": (4, 3, 2), "dwq-1e-5": (4, 3, 2)}
+CALIBRATED = {"gptq": (4, 2), "awq": (4, 3, 2), "dwq": (4, 3, 2), "dwq-1e-5": (4, 3)}
 
 #: methods that look at no text
 DATA_FREE = ("rtn", "search", "plain")

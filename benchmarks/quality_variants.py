@@ -18,8 +18,6 @@ from mlxquant.quantize.llama_types import FILE_TYPES
 
 __all__ = [
     "METHODS",
-    "NEED_IMPORTANCE",
-    "TYPES",
     "VARIANTS",
     "Variant",
     "filled",
@@ -88,36 +86,41 @@ _RECIPES = {
 
 _G64 = tuple(f"affine{bits}-g64" for bits in (1, 2, 3, 4, 5, 6, 8))
 
-#: a method of `mlxquant quantize` → its options, and the formats that it is applied to (None: all)
-METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
-    "rtn": (("--method", "rtn"), None),
-    "search": (("--method", "search"), None),
-    "search+imatrix": (("--method", "search", "--calibrate", "bundled"), _G64),
-    "gptq": (("--method", "gptq", "--calibrate", "bundled"), (*_G64, *_MODES)),
+#: a method of `mlxquant quantize` → its options, and the formats that it is applied to. Rounding is
+#: mlx_lm.convert's, to the byte; of widths that this has, its records stand for both.
+METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "rtn": (("--method", "rtn"), _G64[:4]),
+    "search": (
+        ("--method", "search"),
+        (*_G64, "affine3-g128", "affine3-g32", "affine4-g128", "affine4-g32", *_MODES, *_RECIPES),
+    ),
+    "search+imatrix": (("--method", "search", "--calibrate", "bundled"), _G64[1:4]),
+    "gptq": (("--method", "gptq", "--calibrate", "bundled"), (*_G64[1:4], "mxfp4", "nvfp4")),
 }
 
 
 def _mlx_formats() -> Iterator[Variant]:
     for method, (options, only) in METHODS.items():
         for name, chosen in {**_AFFINE, **_MODES, **_RECIPES}.items():
-            if only is None or name in only:
+            if name in only:
                 yield Variant("mlxquant", name, method, "mlxquant", (*chosen, *options))
 
 
 #: sizes at which formats are chosen tensor by tensor: the bytes of these
 _SIZES = (
-    *(f"mlx-lm/affine{bits}-g64/rtn" for bits in (2, 3, 4, 5, 6)),
-    *(f"llama.cpp/{name}/imatrix" for name in ("Q2_K", "Q3_K_M", "Q4_K_M")),
+    *(f"mlx-lm/affine{bits}-g64/rtn" for bits in (2, 3, 4)),
+    *(f"llama.cpp/{name}/imatrix" for name in ("IQ2_M", "Q4_K_M", "Q6_K")),
 )
 
 
 def _chosen() -> Iterator[Variant]:
-    """MLX's formats, tensor by tensor, in the bytes of others."""
-    for key in _SIZES:
-        tool, name, _ = key.split("/")
-        size = ("--target-size", f"{{bytes:{key}}}")
-        options = ("--calibrate", "bundled", *size)
-        yield Variant("mlxquant", f"chosen-{tool}-{name}", "gptq", "mlxquant", options)
+    """MLX's formats, tensor by tensor, in the bytes of others; with training, in mlx_lm's."""
+    for method, more, keys in (("gptq", (), _SIZES), ("gptq+distill", ("--distill",), _SIZES[:3])):
+        for key in keys:
+            tool, name, _ = key.split("/")
+            size = ("--target-size", f"{{bytes:{key}}}")
+            options = ("--calibrate", "bundled", *size, *more)
+            yield Variant("mlxquant", f"chosen-{tool}-{name}", method, "mlxquant", options)
 
 
 #: models of mlxquant's that are none of the above
@@ -138,46 +141,46 @@ def _mlx_lm() -> Iterator[Variant]:
 
 # -- GGUF ------------------------------------------------------------------------------------------
 
-#: llama-quantize's types that are quantized, in order of size; MXFP4_MOE is for experts
+#: llama-quantize's types, in order of size, made with importance
 TYPES = (
-    "Q1_0", "IQ1_S", "IQ1_M", "TQ1_0", "Q2_0", "TQ2_0", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M",
-    "Q2_K_S", "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L",
+    "IQ2_XXS", "IQ2_M", "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L",
     "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K_S", "Q4_K_M", "Q4_1", "Q5_0", "Q5_K_S", "Q5_K_M", "Q5_1",
-    "Q6_K", "Q8_0",
+    "Q6_K",
 )  # fmt: skip
 
-#: types that llama-quantize refuses without importance
-NEED_IMPORTANCE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S")
+#: made without importance: the most used ones
+PLAIN = ("Q2_K", "Q3_K_M", "IQ4_XS", "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
 
-#: types whose encoders know no importance
-IGNORE_IMPORTANCE = ("Q1_0", "Q2_0", "TQ1_0", "TQ2_0", "Q8_0")
+#: made by mlxquant with importance
+OURS = ("IQ2_XXS", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q6_K")
 
 #: types that llama.cpp runs too, the same from both programs
 IN_LLAMA_CPP = ("Q4_K_M", "Q3_K_M", "Q2_K")
 
 
-def _gguf(tool: str, *, only: tuple[str, ...] = TYPES, importance: bool) -> Iterator[Variant]:
-    """A file of each type, made by mlxquant or by llama.cpp."""
-    method = "imatrix" if importance else "plain"
-    for name in TYPES:
-        if name not in only or name in (IGNORE_IMPORTANCE if importance else NEED_IMPORTANCE):
-            continue
-        if tool == "mlxquant":
-            options = ("--type", name, *(("--imatrix", "{imatrix}") if importance else ()))
-            maker = "mlxquant"
-        else:
-            options, maker = (name, method), "llama_quantize"
-        yield Variant(tool, name, method, maker, options, importance and name in IN_LLAMA_CPP)
+def _gguf() -> Iterator[Variant]:
+    """Files made by llama.cpp and by mlxquant."""
+    for method, names in (("imatrix", TYPES), ("plain", PLAIN)):
+        for name in names:
+            runs = method == "imatrix" and name in IN_LLAMA_CPP
+            told = (name, method)
+            yield Variant("llama.cpp", name, method, "llama_quantize", told, runs)
+    for method, options, names in (
+        ("imatrix", ("--imatrix", "{imatrix}"), OURS),
+        ("gptq", ("--calibrate", "bundled"), IN_LLAMA_CPP),
+        ("plain", (), IN_LLAMA_CPP),
+    ):
+        for name in names:
+            runs = method != "plain" and name in IN_LLAMA_CPP
+            told = ("--type", name, *options)
+            yield Variant("mlxquant", name, method, "mlxquant", told, runs)
 
 
 def _all() -> Iterator[Variant]:
     yield from _mlx_formats()
     yield from _mlx_lm()
     yield from LEARNED
-    yield from _gguf("llama.cpp", importance=True)
-    yield from _gguf("llama.cpp", importance=False)
-    yield from _gguf("mlxquant", importance=True)
-    yield from _gguf("mlxquant", importance=False)
+    yield from _gguf()
     yield from SINGLE
 
 
@@ -188,10 +191,10 @@ def _all() -> Iterator[Variant]:
 LEARNED = tuple(
     Variant("mlx-lm", f"affine{bits}-g64", method, "learned", (*options, "--bits", str(bits)))
     for method, options, widths in (
-        ("gptq", ("gptq",), (8, 4, 2)),
+        ("gptq", ("gptq",), (4, 2)),
         ("awq", ("awq",), (4, 3, 2)),
         ("dwq", ("dwq",), (4, 3, 2)),
-        ("dwq-1e-5", ("dwq", "--learning-rate", "1e-5"), (4, 3, 2)),
+        ("dwq-1e-5", ("dwq", "--learning-rate", "1e-5"), (4, 3)),
     )
     for bits in widths
 ) + (Variant("mlx-lm", "affine4+5-g64", "dynamic", "learned", ("dynamic_quant",)),)
