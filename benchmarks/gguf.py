@@ -2,8 +2,8 @@
 
     python benchmarks/gguf.py --size 2 --repeat 3 --out gguf.json
 
-Makes a synthetic Llama-shaped bfloat16 checkpoint, exports it, imports what was exported, and does
-the same with its 4-bit MLX folder and with its Q8_0 (repacked) and Q4_K (kept) files: whole
+Exports a synthetic Llama-shaped bfloat16 checkpoint, imports what was exported, exports a 4-bit MLX
+folder, and imports a Q8_0 file (repacked) and a Q4_K file (kept), each of that size: whole
 processes, wall time and peak resident memory. The floor, in turn with each, is a plain copy that
 reads the input once and writes as many bytes as the output has, synced.
 
@@ -39,6 +39,10 @@ from convert import (
     run,
     scratch_folder,
 )
+
+from mlxquant.files.gguf import GgufEntry, read_gguf
+from mlxquant.files.gguf_values import Value
+from mlxquant.files.gguf_writer import build_gguf
 
 #: wall time / a plain copy's, at most
 COPY_LIMIT = 1.5
@@ -112,11 +116,8 @@ def beside_a_copy(
 
 
 def conversions(gigabytes: float, repeat: int, scratch: Path) -> dict[str, Any]:
-    """Every export and import, each from the output of one before."""
+    """Every export and import, of a model of that size."""
     program = PROGRAMS / "mlxquant"
-    source = scratch / "source"
-    note(f"{gigabytes:g} GB: making the checkpoint")
-    run(sys.executable, HERE / "synthetic.py", source, str(gigabytes), cwd=scratch)
     steps: list[tuple[str, list[str | Path], str, str]] = [
         ("export, bfloat16", [program, "export"], "source", "bf16.gguf"),
         ("import, bfloat16", [program, "import"], "bf16.gguf", "bf16"),
@@ -128,18 +129,72 @@ def conversions(gigabytes: float, repeat: int, scratch: Path) -> dict[str, Any]:
     for name, command, given, made in steps:
         prepared = scratch / given
         if not prepared.exists():
-            note(f"making {given}")
-            wanted = {"mlx4": ["--bits", "4"], "q8_0.gguf": ["--type", "Q8_0"]}
-            asked = wanted.get(given, ["--type", "Q4_K_S", "--pure"])
-            run(program, "quantize", source, "-o", prepared, *asked, cwd=scratch)
+            note(f"{gigabytes:g} GB: making {given}")
+            make(prepared, gigabytes, scratch)
         line = [*command, prepared, "-o", scratch / made]
         found[name] = beside_a_copy(line, prepared, scratch / made, repeat, scratch)
-        shutil.rmtree(scratch / made, ignore_errors=True)
+        remove(prepared)
         if made != "bf16.gguf":
-            (scratch / made).unlink(missing_ok=True)
+            remove(scratch / made)
         ours = found[name]["mlxquant"]
         note(f"  {name:24}{ours['wall']:6.2f} s {found[name]['copy_ratio']:5.2f} x a plain copy")
     return found
+
+
+def make(model: Path, gigabytes: float, scratch: Path) -> None:
+    """Make a model that is converted."""
+    program, source = PROGRAMS / "mlxquant", scratch / "float"
+    size, options = {
+        "source": (gigabytes, None),
+        "mlx4": (gigabytes * 16 / 4.5, ["--bits", "4", "--method", "rtn"]),
+        "q8_0.gguf": (gigabytes * 16 / 8.5, ["--type", "Q8_0"]),
+        # its encoder searches: of few layers, each of which then stands there several times
+        "q4_k.gguf": (0.3, ["--type", "Q4_K_S", "--pure"]),
+    }[model.name]
+    if options is None:
+        run(sys.executable, HERE / "synthetic.py", model, str(size), cwd=scratch)
+        return
+    run(sys.executable, HERE / "synthetic.py", source, str(size), cwd=scratch)
+    quantized = model.with_name(f"small-{model.name}") if size < gigabytes else model
+    run(program, "quantize", source, "-o", quantized, *options, cwd=scratch)
+    remove(source)
+    if quantized != model:
+        lengthen(quantized, model, int(gigabytes * 1e9))
+        remove(quantized)
+
+
+def lengthen(file: Path, longer: Path, size: int) -> None:
+    """Write a GGUF file with its layers again and again, until it has that size."""
+    header = read_gguf(file)
+    parts: dict[str, list[GgufEntry]] = {}
+    for entry in header.entries.values():
+        layer = entry.name.split(".")[1] if entry.name.startswith("blk.") else ""
+        parts.setdefault(layer, []).append(entry)
+    outside = parts.pop("")
+    one = sum(entry.stop - entry.start for entry in parts["0"])
+    count = max(len(parts), -(-(size - sum(entry.stop - entry.start for entry in outside)) // one))
+    tensors = [(entry.name, entry) for entry in outside] + [
+        (entry.name.replace(f"blk.{number % len(parts)}.", f"blk.{number}."), entry)
+        for number in range(count)
+        for entry in parts[str(number % len(parts))]
+    ]
+    metadata = {**header.metadata, "llama.block_count": Value.of("u32", count)}
+    head, ranges = build_gguf(metadata, [(name, e.type_name, e.shape) for name, e in tensors])
+    with file.open("rb") as source, longer.open("wb") as target:
+        target.write(head)
+        for (_, entry), (start, _) in zip(tensors, ranges, strict=True):
+            source.seek(entry.start)
+            target.seek(start)
+            target.write(source.read(entry.stop - entry.start))
+        target.truncate(-(-target.tell() // 32) * 32)
+
+
+def remove(made: Path) -> None:
+    """Delete a file or a folder."""
+    if made.is_dir():
+        shutil.rmtree(made)
+    else:
+        made.unlink(missing_ok=True)
 
 
 def encoders(threads: int, repeat: int, scratch: Path) -> list[dict[str, Any]]:
@@ -208,7 +263,7 @@ def main() -> int:
         "encoders": [],
     }
     try:
-        with scratch_folder(options.scratch, 2 * options.size) as scratch:
+        with scratch_folder(options.scratch, 3 * options.size) as scratch:
             report["interpreter"] = run(sys.executable, "-c", "pass", cwd=scratch)
             if options.only != "encoders":
                 report["conversions"] = conversions(options.size, options.repeat, scratch)
