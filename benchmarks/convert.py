@@ -157,7 +157,7 @@ with open(target, "wb", buffering=0) as file:
 def commands(source: Path, ours: Path, theirs: Path, threads: int | None) -> list[list[str | Path]]:
     """The two command lines: mlxquant's and mlx_lm.convert's."""
     quantize: list[str | Path] = [PROGRAMS / "mlxquant", "quantize", source, "-o", ours]
-    quantize += ["--bits", "4", "--group-size", "64"]
+    quantize += ["--bits", "4", "--group-size", "64", "--method", "rtn"]
     if threads is not None:
         quantize += ["--threads", str(threads)]
     convert: list[str | Path] = [PROGRAMS / "mlx_lm.convert", "--hf-path", source]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
 RECIPES = ("mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6")
 DTYPES = ("float16", "bfloat16", "float32")
 METHODS = ("rtn", "search", "gptq")
+QUALITIES = ("fast", "balanced", "best")
 
 
 def _overrides(
@@ -82,10 +84,17 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 @click.option("--embed-bits", type=int, help="Bits of the embedding.")
 @click.option("--head-bits", type=int, help="Bits of the output head.")
 @click.option(
+    "--quality",
+    type=click.Choice(QUALITIES),
+    help="A preset: fast looks at no text (the default), balanced at one, best also chooses "
+    "formats tensor by tensor in the same bytes and trains scales. What it takes is said first.",
+)
+@click.option(
     "--method",
     type=click.Choice(METHODS),
-    help="How codes are chosen: rtn is plain rounding, search finds the scales of least error, "
-    "gptq lets weights make good what rounding others did (with --calibrate, and its default).",
+    help="How codes are chosen: search, the default, finds the scales of least error; rtn is plain "
+    "rounding, mlx_lm.convert's bytes; gptq, the default with --calibrate, lets weights make good "
+    "what rounding others did.",
 )
 @click.option(
     "--calibrate",
@@ -217,6 +226,7 @@ def command(
                 request,
                 approximate_tokenizer=approximate,
                 progress=progress,
+                announce=_announce(request),
                 **run,
             )
     except KeyboardInterrupt:
@@ -229,6 +239,13 @@ def command(
     if dry_run:
         show_plan(result.plan)
     show_result(result)
+
+
+def _announce(request: Any) -> Callable[[Any], None] | None:
+    """Says on stderr what a preset will take."""
+    if request.quality is None:
+        return None
+    return lambda found: click.echo(f"--quality {request.quality} {found}", err=True)
 
 
 def default_output(model: str | None, request: Any) -> str:

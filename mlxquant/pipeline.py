@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .models.gguf_model import GgufModel
     from .models.source_model import SourceModel
     from .quantize.exact import ImportRequest
+    from .quantize.forecast import Forecast
     from .quantize.gguf_plan import GgufPlan
     from .quantize.imatrix import Imatrix
     from .quantize.llama_types import TypeRequest
@@ -99,6 +100,7 @@ def quantize(
     resume: bool = False,
     threads: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    announce: Callable[[Forecast], None] | None = None,
     **options: Any,
 ) -> Result:
     """Quantize a model into an MLX folder that stock mlx-lm opens.
@@ -108,11 +110,12 @@ def quantize(
         output: the folder to write; may be None with `dry_run`.
         request: what is asked for. Instead of it, give its fields as keywords: `bits`,
             `group_size`, `mode`, `recipe`, `tensors`, `embed_bits`, `head_bits`, `dtype`,
-            `dequantize`, `method`, `calibrate` (see `mlxquant.quantize.policy.Request`).
+            `dequantize`, `method`, `quality`, `calibrate` (see `mlxquant.quantize.policy.Request`).
         dry_run: plan only; nothing is written.
         force: replace an output folder that exists; `resume`: go on where a run was interrupted.
         threads: worker threads; None for one a core. The bytes do not depend on it.
         progress: called with (bytes done, bytes in all, name of the tensor).
+        announce: called before the work with what it will take; asking for it costs some seconds.
 
     Returns:
         The plan, and after a real run the files' sizes and hashes.
@@ -143,6 +146,13 @@ def quantize(
     from .models.mlx_lm import resolve_model
 
     source = resolve_model(checkpoint)
+    if request.takes_own_bytes:
+        plan = make_plan(source, request)
+        request = request.within(sum(o.stop - o.start for o in lay_out(plan, source).outputs))
+    if announce is not None:
+        from .quantize.forecast import forecast
+
+        announce(forecast(source, request, threads))
     if request.rotate:
         from .quantize.rotate import rotate
 

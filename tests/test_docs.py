@@ -171,10 +171,31 @@ def perplexity_table() -> str:
     return "\n".join(lines)
 
 
+def speed_tables() -> tuple[str, str]:
+    """What benchmarks/gguf.py measured last: conversions, encoders."""
+    path = REPOSITORY / "benchmarks" / "results" / "gguf.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    base = result["interpreter"]["peak"]
+    conversions = ["| conversion | time | / a plain copy's | memory |", "|---|---|---|---|"]
+    for name, found in result["conversions"].items():
+        ours = found["mlxquant"]
+        conversions.append(
+            f"| {name} | {ours['wall']:.1f} s | {found['copy_ratio']:.2f} × "
+            f"| {(ours['peak'] - base) / 1e6:.0f} MB |"
+        )
+    encoders = ["| encoder | mlxquant | llama.cpp |", "|---|---|---|"]
+    for found in result["encoders"]:
+        speeds = [f"{n / 1e6:.1f}" if (n := found[k]) else "–" for k in ("mlxquant", "llama")]
+        encoders.append(f"| {found['type']} | {' | '.join(speeds)} |")
+    return "\n".join(conversions), "\n".join(encoders)
+
+
 @pytest.mark.parametrize(
     ("head", "table"),
     [
         ("| file |", perplexity_table),
+        ("| conversion |", lambda: speed_tables()[0]),
+        ("| encoder |", lambda: speed_tables()[1]),
         ("| type |", types_table),
         ("| GGUF architecture |", families_table),
         ("| GGUF | in the folder |", into_table),

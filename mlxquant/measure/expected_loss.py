@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..assets import RESULTS
+from ..quantize.policy import DEFAULT_METHOD
 from .candidates import AS_IT_IS, Candidate
 from .gather import Measured, gather
 from .groups import base_of
@@ -141,7 +142,7 @@ def _is_of(
         base_of(record).lower() in names
         and model["format"] in labels
         and model["tool"] in _TOOLS
-        and model["method"] in (None, "rtn")
+        and model["method"] in (None, DEFAULT_METHOD)
     )
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,6 +46,12 @@ FLOATS = ("F32", "F16", "BF16")
 #: how codes are chosen: plain rounding; the scales of least error; with error feedback as well
 METHODS = ("rtn", "search", "gptq")
 
+#: how codes are chosen where nobody says, and no text is looked at
+DEFAULT_METHOD = "search"
+
+#: presets of methods
+QUALITIES = ("fast", "balanced", "best")
+
 #: what a budget may be spent for, besides quality
 PREFERENCES = ("speed",)
 
@@ -69,7 +75,10 @@ class Request:
         plan: a plan file, or what was read of one; a path is read at once and replaced by it.
         dtype: `float16`, `bfloat16` or `float32` for what stays unquantized and for scales; None
             keeps what the config names, as mlx_lm.convert does.
-        method: how codes are chosen, one of METHODS; None for `rtn`, or `gptq` with `calibrate`.
+        method: how codes are chosen, one of METHODS; None for `search`, or `gptq` with `calibrate`.
+        quality: a preset of the methods, one of QUALITIES: `fast` looks at no text, `balanced` at
+            one (the bundled one where none is named), and `best` also chooses formats in the bytes
+            of those that are asked for, or within the target, and trains scales.
         calibrate: a text whose activations weigh the errors: a file, or `bundled`.
         calibrate_windows: windows of it at most.
         target_bpw, target_size, target_kl: instead of formats, what they may come to: bits per
@@ -94,6 +103,7 @@ class Request:
     plan: str | PathLike[str] | PlanFile | None = None
     dtype: str | None = None
     method: str | None = None
+    quality: str | None = None
     calibrate: str | None = None
     calibrate_windows: int = 128
     target_bpw: float | None = None
@@ -122,6 +132,7 @@ class Request:
                 self._with_bits(bits)
         if self.method is not None:
             _one_of("method", self.method, METHODS)
+        self._take_preset()
         self._check_targets()
         self._check_calibration()
         if self.dtype is not None:
@@ -157,12 +168,50 @@ class Request:
     @property
     def how(self) -> str:
         """The method, the default filled in."""
-        return self.method or ("gptq" if self.calibrate else "rtn")
+        return self.method or ("gptq" if self.calibrate else DEFAULT_METHOD)
+
+    @property
+    def takes_own_bytes(self) -> bool:
+        """Whether formats are to be chosen in the bytes of those that are asked for."""
+        return self.quality == "best" and not self.has_target and self.plan is None
+
+    def within(self, nbytes: int) -> Request:
+        """The request that chooses formats in so many bytes, in the place of those it names."""
+        return replace(
+            self,
+            target_size=nbytes,
+            bits=None,
+            group_size=None,
+            mode="affine",
+            recipe=None,
+            embed_bits=None,
+            head_bits=None,
+        )
 
     @property
     def has_target(self) -> bool:
         """Whether formats are chosen within a budget."""
         return any(v is not None for v in (self.target_bpw, self.target_size, self.target_kl))
+
+    def _take_preset(self) -> None:
+        if self.quality is None:
+            return
+        _one_of("quality", self.quality, QUALITIES)
+        if self.method is not None:
+            raise RequestError("--quality chooses the method: leave out one of the two")
+        if self.dequantize:
+            raise RequestError("--dequantize writes floats: leave out --quality")
+        if self.quality == "fast":
+            if self.calibrate or self.has_target:
+                raise RequestError(
+                    "--quality fast looks at no text: take balanced, or leave out --calibrate and "
+                    "targets"
+                )
+            return
+        if self.calibrate is None:
+            object.__setattr__(self, "calibrate", "bundled")
+        if self.quality == "best":
+            object.__setattr__(self, "distill", True)
 
     def _check_targets(self) -> None:
         if not self.has_target:

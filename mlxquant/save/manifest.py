@@ -109,6 +109,7 @@ def described_options(request: Request) -> dict[str, Any]:
         **({"seed": request.seed} if request.rotate or request.distill else {}),
         "dtype": request.dtype,
         "method": request.how,
+        **({"quality": request.quality} if request.quality else {}),
         "dequantize": request.dequantize,
         "requantize": request.requantize,
     }

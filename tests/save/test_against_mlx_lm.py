@@ -1,4 +1,4 @@
-"""The output's tensors are byte for byte those of `mlx_lm.convert` for the same request."""
+"""By plain rounding, tensors are byte for byte those of `mlx_lm.convert` for the same request."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def format_of(entry: dict[str, Any], path: str) -> dict[str, Any]:
 )
 def test_bundled_model(tmp_path: Path, request_: Request) -> None:
     ours, theirs = request_
-    quantize(None, tmp_path / "ours", **ours)
+    quantize(None, tmp_path / "ours", method="rtn", **ours)
     convert(BUNDLED_MODEL, tmp_path / "theirs", **theirs)
     assert_same(tmp_path / "ours", tmp_path / "theirs")
 
@@ -84,7 +84,7 @@ def test_bundled_model(tmp_path: Path, request_: Request) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(tmp_path: Path, family: str) -> None:
     source = tiny_models.make(tmp_path / "source", family, shards=2)
-    quantize(source, tmp_path / "ours", bits=4)
+    quantize(source, tmp_path / "ours", bits=4, method="rtn")
     convert(source, tmp_path / "theirs", quantize=True)
     assert_same(tmp_path / "ours", tmp_path / "theirs")
     config, theirs = (
@@ -108,7 +108,7 @@ def test_families(tmp_path: Path, family: str) -> None:
 def test_families_with_other_requests(tmp_path: Path, family: str, request_: Request) -> None:
     ours, theirs = request_
     source = tiny_models.make(tmp_path / "source", family)
-    quantize(source, tmp_path / "ours", **ours)
+    quantize(source, tmp_path / "ours", method="rtn", **ours)
     convert(source, tmp_path / "theirs", **theirs)
     assert_same(tmp_path / "ours", tmp_path / "theirs")
 
@@ -116,7 +116,7 @@ def test_families_with_other_requests(tmp_path: Path, family: str, request_: Req
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_source_types(tmp_path: Path, dtype: str) -> None:
     source = tiny_models.make(tmp_path / "source", "qwen3", dtype=dtype)
-    quantize(source, tmp_path / "ours", bits=3)
+    quantize(source, tmp_path / "ours", bits=3, method="rtn")
     convert(source, tmp_path / "theirs", quantize=True, q_bits=3)
     assert_same(tmp_path / "ours", tmp_path / "theirs")
 
@@ -124,7 +124,7 @@ def test_source_types(tmp_path: Path, dtype: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "mixtral", "gemma3"])
 def test_stock_mlx_lm_generates(tmp_path: Path, family: str) -> None:
     source = tiny_models.make(tmp_path / "source", family)
-    quantize(source, tmp_path / "ours", bits=4)
+    quantize(source, tmp_path / "ours", bits=4, method="rtn")
     convert(source, tmp_path / "theirs", quantize=True)
     replies = []
     for which in ("ours", "theirs"):
@@ -157,7 +157,7 @@ def test_dequantize_experts(tmp_path: Path) -> None:
 def test_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model over many files, with an index that mlx_lm follows."""
     monkeypatch.setattr("mlxquant.save.folder.SHARD_BYTES", 1 << 20)
-    quantize(None, tmp_path / "ours", bits=4)
+    quantize(None, tmp_path / "ours", bits=4, method="rtn")
     convert(BUNDLED_MODEL, tmp_path / "theirs", quantize=True)
     assert_same(tmp_path / "ours", tmp_path / "theirs")
     files = sorted(file.name for file in (tmp_path / "ours").glob("*.safetensors"))
@@ -177,6 +177,6 @@ def test_experts_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("mlxquant.save.layout.UNIT_BYTES", 1000)
     for family in ("mixtral", "deepseek_v3_fp8", "gpt_oss"):
         source = tiny_models.make(tmp_path / family / "source", family, shards=3)
-        quantize(source, tmp_path / family / "ours", bits=4, threads=3)
+        quantize(source, tmp_path / family / "ours", bits=4, method="rtn", threads=3)
         convert(source, tmp_path / family / "theirs", quantize=True)
         assert_same(tmp_path / family / "ours", tmp_path / family / "theirs")
