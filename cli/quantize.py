@@ -211,7 +211,7 @@ def command(
         quantize_gguf(model, output, asked, options, run, as_json=as_json)
         return
     from ..pipeline import quantize
-    from ..quantize.policy import Request
+    from ..quantize.request import Request
     from .plans import show_plan, show_result
     from .tables import prepare, say
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .quantize.gguf_plan import GgufPlan
     from .quantize.imatrix import Imatrix
     from .quantize.llama_types import TypeRequest
-    from .quantize.policy import Request
+    from .quantize.request import Request
     from .save.stream import Options
     from .save.to_gguf import GgufResult
     from .save.to_mlx import Result
@@ -110,7 +110,7 @@ def quantize(
         output: the folder to write; may be None with `dry_run`.
         request: what is asked for. Instead of it, give its fields as keywords: `bits`,
             `group_size`, `mode`, `recipe`, `tensors`, `embed_bits`, `head_bits`, `dtype`,
-            `dequantize`, `method`, `quality`, `calibrate` (see `mlxquant.quantize.policy.Request`).
+            `dequantize`, `method`, `quality`, `calibrate` (see `quantize.request.Request`).
         dry_run: plan only; nothing is written.
         force: replace an output folder that exists; `resume`: go on where a run was interrupted.
         threads: worker threads; None for one a core. The bytes do not depend on it.
@@ -124,7 +124,8 @@ def quantize(
         InputError: the model, the options or the output folder will not do; nothing was written.
         WriteError: the disk is full or failed; `resume=True` later finishes the same bytes.
     """
-    from .quantize.policy import Request, make_plan
+    from .quantize.policy import make_plan
+    from .quantize.request import Request
     from .quantize.workspace import check_workspace
     from .save.folder import lay_out
     from .save.stream import Options
@@ -382,7 +383,7 @@ def _text_for_gguf(
     calibrate: str | None, windows: int, method: str | None, has_imatrix: bool
 ) -> Request | None:
     """What is asked of a text for a GGUF file; None where none is given."""
-    from .quantize.policy import Request
+    from .quantize.request import Request
 
     if calibrate is None:
         if method is not None:
@@ -457,7 +458,7 @@ def importance(
     Raises: as `quantize`.
     """
     from .models.gguf_model import gguf_as_it_is
-    from .quantize.policy import Request
+    from .quantize.request import Request
     from .quantize.workspace import check_workspace
     from .save.stream import Options
     from .save.to_imatrix import check_imatrix_output, save_imatrix

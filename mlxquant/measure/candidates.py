@@ -22,7 +22,8 @@ from ..load.from_gguf import GgufCheckpoint
 from ..models.families import family_of_config
 from ..quantize.llama_plan import Tensor, choose_types
 from ..quantize.llama_types import TypeRequest
-from ..quantize.policy import RECIPES, Item, Request, make_plan
+from ..quantize.policy import Item, make_plan
+from ..quantize.request import RECIPES, Request
 from .memory_model import Footprint, Part, item_bytes
 
 __all__ = ["AS_IT_IS", "GGUF_TYPES", "Candidate", "as_it_is", "gguf_candidates", "mlx_candidates"]

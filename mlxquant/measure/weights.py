@@ -20,7 +20,8 @@ import numpy as np
 
 from ..errors import ModelError
 from ..formats.floats import to_float32
-from ..quantize.policy import Request, make_plan
+from ..quantize.policy import make_plan
+from ..quantize.request import Request
 from ..quantize.rows import float_rows, stored_rows
 
 if TYPE_CHECKING:

@@ -37,8 +37,8 @@ from ..models.source_model import SourceModel
 from .awq_fold import Folding, Group, fold, of_rows, vector
 from .awq_search import column_sizes, search_scales
 from .decoder import Decoder, find_decoder, require_floats
-from .policy import DTYPES
 from .probe import Probe
+from .request import DTYPES
 from .statistics import Statistics
 
 __all__ = ["AwqResult", "awq", "foldings"]

@@ -18,8 +18,9 @@ from .allocate import Allocation, Choice, allocate, least_bytes
 from .calibrate import Encode, Progress, Rows, Target
 from .menu import Decode, budget_of, fixed_bytes, formats_for, make_menu
 from .plan_file import KEEP, PlanFile
-from .policy import Item, Plan, Request, make_plan, overridden
+from .policy import Item, Plan, make_plan, overridden
 from .probing import probe
+from .request import Request
 from .rows import float32_rows
 from .sensitivity import predict_all
 from .spending import Spending, plan_of, rounded, spending

@@ -31,7 +31,8 @@ from ..formats.repack import held_by_mlx, mlx_format_of
 from ..load.blocks import BLOCK_TYPES
 from ..models.families import family_of_config
 from ..models.roles import layer_of, role_of
-from .policy import DTYPES, Item, Plan, Request, make_plan
+from .policy import Item, Plan, make_plan
+from .request import DTYPES, Request
 
 if TYPE_CHECKING:
     from ..load.checkpoint import StoredTensor

@@ -27,7 +27,7 @@ from .search import search
 
 if TYPE_CHECKING:
     from ..models.source_model import Module, SourceModel
-    from .policy import Request
+    from .request import Request
 
 __all__ = ["Forecast", "forecast"]
 

@@ -33,7 +33,7 @@ from ..load.checkpoint import carrier_of
 from ..models.roles import role_of
 from .allocate import Choice
 from .plan_file import KEEP
-from .policy import FLOATS
+from .request import FLOATS
 
 if TYPE_CHECKING:
     from ..measure.gather import Measured

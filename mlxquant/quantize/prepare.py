@@ -43,7 +43,8 @@ from .distill import Schedule, distill_plan
 from .gptq import encode
 from .hessian import Hessian, factorize, tied
 from .outcome import whole_divergence
-from .policy import Plan, Request, make_plan
+from .policy import Plan, make_plan
+from .request import Request
 from .rows import float32_rows
 from .search import search
 from .sensitivity import Calibration as Correction

@@ -16,7 +16,7 @@ from ..formats.base import Array, NonFiniteError
 from ..formats.repack import to_mlx
 from ..load.checkpoint import carrier_of
 from ..quantize.exact import stored_tensors
-from ..quantize.policy import Request
+from ..quantize.request import Request
 from ..quantize.rows import check_finite, encode_rows, float_rows, stored_rows
 from .layout import Job, Layout, Output, Shard, cut
 

@@ -12,7 +12,8 @@ from ..quantize.exact import ImportRequest
 
 if TYPE_CHECKING:
     from ..models.mlx_lm import SourceModel
-    from ..quantize.policy import Plan, Request
+    from ..quantize.policy import Plan
+    from ..quantize.request import Request
 
 __all__ = [
     "MANIFEST",

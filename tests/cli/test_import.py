@@ -11,7 +11,7 @@ from mlxquant.cli import import_gguf as command_file
 from support import run_cli
 from wire_models import make
 
-from mlxquant.quantize import policy
+from mlxquant.quantize import request
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -132,5 +132,5 @@ def test_an_output_that_exists(run: Run, file: Path, tmp_path: Path) -> None:
     assert run("inspect", out, "--verify")[0] == 0
 
 
-def test_help_lists_what_the_policy_takes() -> None:
-    assert tuple(policy.DTYPES) == command_file.DTYPES
+def test_help_lists_what_a_request_takes() -> None:
+    assert tuple(request.DTYPES) == command_file.DTYPES

@@ -10,7 +10,7 @@ import tiny_models
 from mlxquant.cli import quantize as command_file
 from support import run_cli
 
-from mlxquant.quantize import policy
+from mlxquant.quantize import request
 
 
 def test_no_argument_quantizes_the_bundled_model(tmp_path: Path) -> None:
@@ -185,8 +185,9 @@ def test_mlx_lm_s_option_names(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_help_lists_what_the_policy_takes() -> None:
-    assert set(policy.formats.MODE_DEFAULTS) == set(command_file.MODES)
-    assert tuple(policy.RECIPES) == command_file.RECIPES
-    assert tuple(policy.DTYPES) == command_file.DTYPES
-    assert policy.METHODS == command_file.METHODS
+def test_help_lists_what_a_request_takes() -> None:
+    assert set(request.formats.MODE_DEFAULTS) == set(command_file.MODES)
+    assert tuple(request.RECIPES) == command_file.RECIPES
+    assert tuple(request.DTYPES) == command_file.DTYPES
+    assert request.METHODS == command_file.METHODS
+    assert request.QUALITIES == command_file.QUALITIES

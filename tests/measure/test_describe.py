@@ -53,7 +53,7 @@ def test_the_bundled_model() -> None:
 
 def test_a_folder_with_a_manifest(made: Path) -> None:
     found = described(made / "small")
-    assert named(found) == ("small", "books-7m", "affine4-g64", "mlxquant", "rtn")
+    assert named(found) == ("small", "books-7m", "affine4-g64", "mlxquant", "search")
     assert found["parameters"] == WEIGHTS
     assert 4.5 < found["bits_per_weight"] < 4.6
 

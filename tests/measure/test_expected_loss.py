@@ -12,6 +12,7 @@ import pytest
 
 from mlxquant import formats
 from mlxquant.formats.floats import round_to
+from mlxquant.formats.mlx_format import MlxFormat
 from mlxquant.load.from_hf import open_folder
 from mlxquant.measure.candidates import Candidate, as_it_is, gguf_candidates, mlx_candidates
 from mlxquant.measure.expected_loss import (
@@ -26,6 +27,7 @@ from mlxquant.measure.expected_loss import (
 from mlxquant.measure.gather import Measured
 from mlxquant.measure.memory_model import Footprint
 from mlxquant.models.header_model import header_model
+from mlxquant.quantize.search import search
 
 #: llama.cpp's tools/perplexity/README.md (revision f364eb6f), Llama 3 8B on WikiText-2: file type,
 #: GiB, mean divergence; f16's own of 0.00055, the loss of its stored logits, is taken off
@@ -87,9 +89,10 @@ def llama_3_8b() -> Footprint:
 
 @pytest.mark.parametrize("name", WEIGHT_ERROR)
 def test_the_table_of_weight_errors(name: str) -> None:
-    rows = round_to(np.random.default_rng(7).standard_normal((16, 2048)).astype(np.float32), "BF16")
-    fmt = formats.get(name)
-    lost = fmt.decode(fmt.encode(rows)) - rows
+    values = np.random.default_rng(7).standard_normal((64, 2048)).astype(np.float32)
+    rows, fmt = round_to(values, "BF16"), formats.get(name)
+    wire = search(fmt, rows) if isinstance(fmt, MlxFormat) else fmt.encode(rows)
+    lost = fmt.decode(wire) - rows
     error = float(np.square(lost, dtype=np.float64).sum() / np.square(rows, dtype=np.float64).sum())
     assert WEIGHT_ERROR[name] == pytest.approx(error, rel=0.01)
 
@@ -133,7 +136,7 @@ def record(**changes: Any) -> Measured:
         "base": "books-7m",
         "format": "affine4-g64",
         "tool": "mlxquant",
-        "method": "rtn",
+        "method": "search",
         "parameters": 7344384,
         **changes.pop("model", {}),
     }
@@ -167,6 +170,7 @@ def test_a_record_of_the_same_model_and_format_counts(four_bits: Candidate) -> N
         {"model": {"format": "affine4-g32"}},
         {"model": {"base": "another"}},
         {"model": {"method": "gptq"}},
+        {"model": {"method": "rtn"}},
         {"model": {"tool": "somebody"}},
         {"model": {"parameters": 8_000_000}},
     ],

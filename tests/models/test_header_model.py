@@ -20,7 +20,8 @@ from mlxquant.models.header_model import header_model
 from mlxquant.models.mlx_lm import _module, resolve_model
 from mlxquant.models.quirks import KNOWN, is_known
 from mlxquant.models.source_model import Module, SourceModel
-from mlxquant.quantize.policy import Request, make_plan
+from mlxquant.quantize.policy import make_plan
+from mlxquant.quantize.request import Request
 from mlxquant.save.folder import lay_out
 
 REQUESTS = (

@@ -13,7 +13,8 @@ import tiny_models
 from mlxquant import open_checkpoint
 from mlxquant.models.mlx_lm import resolve_model
 from mlxquant.models.source_model import SourceModel
-from mlxquant.quantize.policy import Request, make_plan
+from mlxquant.quantize.policy import make_plan
+from mlxquant.quantize.request import Request
 from mlxquant.save.stream import Options
 from mlxquant.save.to_mlx import save_folder
 

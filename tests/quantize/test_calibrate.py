@@ -18,7 +18,8 @@ from mlxquant.errors import ModelError, RequestError
 from mlxquant.models.mlx_lm import resolve_model
 from mlxquant.models.source_model import SourceModel
 from mlxquant.quantize import calibrate
-from mlxquant.quantize.policy import Request, make_plan
+from mlxquant.quantize.policy import make_plan
+from mlxquant.quantize.request import Request
 from mlxquant.quantize.rows import float32_rows
 from mlxquant.quantize.statistics import Statistics, blended
 from mlxquant.quantize.workspace import Workspace

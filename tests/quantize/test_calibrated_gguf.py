@@ -22,8 +22,8 @@ from mlxquant.quantize.calibrate import collect
 from mlxquant.quantize.imatrix import read_imatrix
 from mlxquant.quantize.imatrix_names import by_tensors
 from mlxquant.quantize.llama_types import TypeRequest
-from mlxquant.quantize.policy import Request
 from mlxquant.quantize.prepare import Encoder, read_calibration
+from mlxquant.quantize.request import Request
 from mlxquant.quantize.workspace import Workspace, workspace_of
 from mlxquant.save.to_gguf import GgufResult
 

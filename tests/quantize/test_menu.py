@@ -24,7 +24,8 @@ from mlxquant.quantize.menu import (
     slowness,
 )
 from mlxquant.quantize.plan_file import parse_plan
-from mlxquant.quantize.policy import Plan, Request, make_plan
+from mlxquant.quantize.policy import Plan, make_plan
+from mlxquant.quantize.request import Request
 from mlxquant.quantize.sensitivity import Sensitivity
 from mlxquant.quantize.spending import COLUMNS, plan_of, spending
 from mlxquant.save.folder import lay_out

@@ -20,7 +20,8 @@ from mlxquant.formats import mlx_names
 from mlxquant.models.mlx_lm import resolve_model
 from mlxquant.models.source_model import SourceModel
 from mlxquant.quantize.plan_file import Entry, PlanFile, parse_plan, read_plan, write_plan
-from mlxquant.quantize.policy import Plan, Request, make_plan
+from mlxquant.quantize.policy import Plan, make_plan
+from mlxquant.quantize.request import Request
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 _numbers = st.floats(0, 1e9) | st.sampled_from([0.0, 1e-5, 1e-300, 0.1, 1e16])

@@ -13,7 +13,8 @@ from mlx_lm.utils import _get_classes
 
 from mlxquant import ModelError, RequestError, open_checkpoint
 from mlxquant.models.mlx_lm import SourceModel, resolve_model
-from mlxquant.quantize.policy import RECIPES, Plan, Request, make_plan
+from mlxquant.quantize.policy import Plan, make_plan
+from mlxquant.quantize.request import RECIPES, Request
 
 
 @pytest.fixture(scope="module")

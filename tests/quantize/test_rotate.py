@@ -19,8 +19,9 @@ from save.test_memory import LAUNCHER
 from mlxquant import quantize
 from mlxquant.errors import RequestError
 from mlxquant.models.source_model import SourceModel
-from mlxquant.quantize.policy import Request, make_plan
+from mlxquant.quantize.policy import make_plan
 from mlxquant.quantize.probe import Probe
+from mlxquant.quantize.request import Request
 from mlxquant.quantize.rotate import rotate
 
 #: cases that cannot be rotated → what the refusal says
@@ -200,7 +201,8 @@ SCRIPT = """
 import sys
 from mlxquant import open_checkpoint
 from mlxquant.models.mlx_lm import resolve_model
-from mlxquant.quantize.policy import Request, make_plan
+from mlxquant.quantize.policy import make_plan
+from mlxquant.quantize.request import Request
 from mlxquant.quantize.rotate import rotate
 from mlxquant.save.stream import Options
 from mlxquant.save.to_mlx import save_folder

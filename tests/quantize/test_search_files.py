@@ -17,7 +17,8 @@ from support import run_cli
 
 from mlxquant import ModelError, open_checkpoint, quantize
 from mlxquant.models.mlx_lm import resolve_model
-from mlxquant.quantize.policy import Request, make_plan
+from mlxquant.quantize.policy import make_plan
+from mlxquant.quantize.request import Request
 from mlxquant.quantize.rows import encode_rows, float_rows
 
 

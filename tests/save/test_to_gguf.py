@@ -17,7 +17,7 @@ from mlxquant.load.blocks import floats_of
 from mlxquant.models.gguf_model import gguf_as_it_is
 from mlxquant.models.mlx_lm import resolve_model
 from mlxquant.quantize.llama_types import TypeRequest
-from mlxquant.quantize.policy import Request
+from mlxquant.quantize.request import Request
 
 MODES = {
     "affine4": (Request(bits=4, group_size=32), "Q4_1"),
