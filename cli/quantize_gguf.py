@@ -123,6 +123,11 @@ def take_gguf_options(options: dict[str, Any], output: str | None) -> dict[str, 
         if output is not None and output.endswith(".gguf"):
             raise click.UsageError(f"{output} is a GGUF file: say which type, e.g. --type Q4_K_M")
         return None
+    if options["quality"] is not None:
+        raise click.UsageError(
+            "--quality is for MLX folders: with --type, leave it out for what fast does, or give "
+            "--calibrate bundled for what balanced does"
+        )
     for name, default in _MLX_ONLY.items():
         if options[name] != default:
             raise click.UsageError(f"{_flag(name)} is for MLX folders; leave it out with --type")

@@ -11,8 +11,9 @@ e² follows from the formats: a Gaussian matrix, encoded as `mlxquant quantize` 
 no more, and decoded, gives the table below; a plan's is the mean over its matrices. s differs
 between models and mixtures. Found were: the bundled model 1.5 to 3.7 in MLX's formats and 1.3 to
 2.7 in llama.cpp's types, which spare the tensors that matter; Llama 2 7B 2 to 8, Llama 3 8B 6 to 18
-(from the divergences that llama.cpp publishes of its types). The range of an estimate has the extremes as its ends, its value is their geometric mean.
-Rounding twice adds up; methods that look at a text are not foreseen.
+(from the divergences that llama.cpp publishes of its types). The range of an estimate has the
+extremes as its ends, its value is their geometric mean. Rounding twice adds up; methods that look
+at a text are not foreseen.
 """
 
 from __future__ import annotations

@@ -160,6 +160,11 @@ def test_nothing_quantized_is_no_quantization(sources: dict[str, SourceModel]) -
         ({"recipe": "mixed_3_6", "mode": "mxfp4"}, "needs mode affine"),
         ({"recipe": "mixed_3_6", "bits": 3}, "chooses the bits"),
         ({"method": "magic"}, "method 'magic' is not one of rtn"),
+        ({"quality": "good"}, "quality 'good' is not one of fast, balanced, best"),
+        ({"quality": "best", "method": "gptq"}, "leave out one of the two"),
+        ({"quality": "fast", "calibrate": "bundled"}, "fast looks at no text"),
+        ({"quality": "fast", "target_bpw": 4.5}, "fast looks at no text"),
+        ({"quality": "best", "dequantize": True}, "leave out --quality"),
         ({"dtype": "int8"}, "dtype 'int8' is not one of"),
         ({"tensors": (("*", "9"),)}, "bits 9"),
         ({"tensors": (("*", "q4_k"),)}, "format 'q4_k'"),
@@ -171,6 +176,35 @@ def test_nothing_quantized_is_no_quantization(sources: dict[str, SourceModel]) -
 def test_bad_requests(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message.replace("(", r"\(")):
         Request(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "means"),
+    [
+        ({}, {"method": "search"}),
+        ({"quality": "fast"}, {"method": "search"}),
+        ({"quality": "balanced"}, {"method": "gptq", "calibrate": "bundled"}),
+        ({"quality": "balanced", "calibrate": "my.txt"}, {"method": "gptq", "calibrate": "my.txt"}),
+        ({"quality": "best"}, {"method": "gptq", "calibrate": "bundled", "distill": True}),
+    ],
+)
+def test_presets_are_other_options(options: dict[str, Any], means: dict[str, Any]) -> None:
+    preset, plain = Request(**options), Request(**means)
+    assert (preset.how, preset.calibrate, preset.distill) == (
+        plain.how,
+        plain.calibrate,
+        plain.distill,
+    )
+
+
+def test_the_best_preset_has_the_bytes_of_what_is_asked_for() -> None:
+    asked = Request(quality="best", recipe="mixed_3_6", head_bits=8)
+    assert asked.takes_own_bytes
+    within = asked.within(1000)
+    assert (within.target_size, within.recipe, within.head_bits) == (1000, None, None)
+    assert within.has_target
+    assert not within.takes_own_bytes
+    assert not Request(quality="best", target_bpw=4).takes_own_bytes
 
 
 def test_a_glob_that_matches_nothing_is_a_typing_error(sources: dict[str, SourceModel]) -> None:
