@@ -180,14 +180,18 @@ class Workshop:
         if not path.exists():
             making = self.folder / "float32.partial"
             shutil.rmtree(making, ignore_errors=True)
-            told = ("--hf-path", BUNDLED_MODEL, "--mlx-path", making, "--dtype", "float32")
-            self._run("mlx_lm.convert", *told)
-            # by the type that the configuration names, mlx-lm would cast what it quantizes
-            config = making / "config.json"
-            found = json.loads(config.read_text(encoding="utf-8"))
-            config.write_text(json.dumps({**found, "dtype": "float32", "torch_dtype": "float32"}))
+            self.in_float32(BUNDLED_MODEL, making)
             making.rename(path)
         return path
+
+    def in_float32(self, model: Path, out: Path) -> None:
+        """Write a model in float32, the same numbers."""
+        told = ("--hf-path", model, "--mlx-path", out, "--dtype", "float32")
+        self._run("mlx_lm.convert", *told)
+        # by the type that the configuration names, mlx-lm would cast what it quantizes
+        config = out / "config.json"
+        found = json.loads(config.read_text(encoding="utf-8"))
+        config.write_text(json.dumps({**found, "dtype": "float32", "torch_dtype": "float32"}))
 
     @cached_property
     def home(self) -> Path:
