@@ -85,6 +85,13 @@ def main() -> None:
         # dataclass, has Python end by the signal whatever the status; the next exec forgets it.
         exec("")
         status = 130
+    except MemoryError:
+        click.echo(
+            "error: the memory is not enough; close other programs, or take fewer --threads. What "
+            "was finished is kept where the command knows --resume",
+            err=True,
+        )
+        status = 1
     except click.ClickException as problem:
         problem.show()
         status = 2

@@ -32,7 +32,8 @@ def test_a_model_larger_than_memory(tmp_path: Path) -> None:
     try:
         checkpoint = open_checkpoint(source)
         assert checkpoint.nbytes > 600e6
-        _quantize_within_limits(source, output)
+        resident = _quantize_within(LIMIT, source, output, "--method", "rtn")
+        assert resident < RESIDENT, f"{resident / MIB:.0f} MiB resident"
         packed = open_checkpoint(output)
         assert 0.25 * checkpoint.nbytes < packed.nbytes < 0.3 * checkpoint.nbytes
         for expert, (short, name) in enumerate({"w1": "gate", "w2": "down", "w3": "up"}.items()):
@@ -67,18 +68,41 @@ print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
 """
 
 
-def _quantize_within_limits(source: Path, output: Path) -> None:
+def _quantize_within(limit: int, source: Path, output: Path, *options: str) -> int:
+    """Quantize in a process that may allocate `limit` bytes; what of it was resident."""
     done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, str(LIMIT), sys.executable]
-        + ["-m", "mlxquant", "quantize", str(source), "-o", str(output), "--threads", "2"],
+        [sys.executable, "-c", LAUNCHER, str(limit), sys.executable]
+        + [
+            "-m",
+            "mlxquant",
+            "quantize",
+            str(source),
+            "-o",
+            str(output),
+            "--threads",
+            "2",
+            *options,
+        ],
         capture_output=True,
         text=True,
         check=True,
     )
     status, peak = map(int, done.stdout.split())
     assert status == 0, done.stderr
-    resident = peak * (1 if sys.platform == "darwin" else 1024)
-    assert resident < RESIDENT, f"{resident / MIB:.0f} MiB resident"
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_calibration_has_one_layer_in_memory(tmp_path: Path) -> None:
+    """The program takes some 300 MB; the model as float32 would take as much again."""
+    source, output = tmp_path / "source", tmp_path / "output"
+    large_models.llama(source, layers=24, hidden=512, inner=1536, vocabulary=4096)
+    assert 2 * open_checkpoint(source).nbytes > 330e6
+    text = ("--calibrate", "bundled", "--calibrate-windows", "2")
+    resident = _quantize_within(560 * MIB, source, output, *text)
+    assert resident < 450 * MIB, f"{resident / MIB:.0f} MiB resident"
+    assert open_checkpoint(output).nbytes < 0.3 * open_checkpoint(source).nbytes
 
 
 @given(data=st.data())
