@@ -32,7 +32,20 @@ PAGES = (ROOT / "docs" / "quality.md", ROOT / "README.md")
 BUDGETS = {f"{bits} bits": f"mlx-lm/affine{bits}-g64/rtn" for bits in (2, 3, 4, 5, 6)}
 
 #: mlx-lm's methods that calibrate
-LEARNED = ("gptq", "awq", "dwq", "dwq-1e-5", "dynamic")
+LEARNED = ("gptq", "awq", "dwq")
+
+#: what each of mlxquant's methods does in the bytes of 3 bits in groups of 64: name → the model
+STEPS = {
+    "rounding": "mlxquant/affine3-g64/rtn",
+    "search": "mlxquant/affine3-g64/search",
+    "search, errors weighed by a text": "mlxquant/affine3-g64/search+imatrix",
+    "gptq": "mlxquant/affine3-g64/gptq",
+    "gptq, scales folded (`--awq`)": "mlxquant/affine3-g64/gptq+awq",
+    "gptq, values rotated (`--rotate heads`)": "mlxquant/affine3-g64/gptq+rotate",
+    "gptq, scales trained (`--distill`)": "mlxquant/affine3-g64/gptq+distill",
+    "gptq, formats chosen (`--target-size`)": "mlxquant/chosen-mlx-lm-affine3-g64/gptq",
+    "gptq, formats chosen, scales trained": "mlxquant/chosen-mlx-lm-affine3-g64/gptq+distill",
+}
 
 
 def in_mlx(records: Iterable[Record]) -> list[Record]:
@@ -50,6 +63,7 @@ def blocks(records: Sequence[Record]) -> dict[str, str]:
     return {
         "all": quality_table(ours, ("kl", "top1", "perplexity")),
         "short": _short(ours),
+        "steps": _steps(ours),
         "llama.cpp": _in_llama_cpp(records),
         "plot": plot(ours).caption,
     }
@@ -122,6 +136,32 @@ def _short(records: Sequence[Record]) -> str:
         row = [Cell(f"mlx_lm.convert, {name}"), Cell(f"{model['bits_per_weight']:.2f}")]
         row += [_best(members, model["bytes"]) for members in groups.values()]
         rows.append(row)
+    return Table.of("", columns, rows).markdown()
+
+
+def _steps(records: Sequence[Record]) -> str:
+    """Every method of ours at one size, and what it leaves of rounding's divergence."""
+    found = {
+        (record["model"]["name"], record["text"]["name"]): record
+        for record in records
+        if record["kl"]
+    }
+    texts = sorted({text for _, text in found}, reverse=True)
+    columns = [Column("method", right=False), Column("bits per weight")]
+    columns += [Column(f"{what}, {text}") for text in texts for what in ("KL", "of rounding's")]
+    rows = []
+    for name, key in STEPS.items():
+        there = [found.get((key, text)) for text in texts]
+        plain = [found.get((STEPS["rounding"], text)) for text in texts]
+        cells = []
+        for one, base in zip(there, plain, strict=True):
+            if one is None or base is None:
+                break
+            mine, other = (each["kl"]["mean"]["value"] for each in (one, base))
+            cells += [Cell(number(mine)), Cell(f"{mine / other:.2f} ×")]
+        else:
+            bits = there[0]["model"]["bits_per_weight"] if there and there[0] else 0
+            rows.append([Cell(name), Cell(f"{bits:.2f}"), *cells])
     return Table.of("", columns, rows).markdown()
 
 

@@ -54,7 +54,7 @@ TYPES = (
 SAME_TYPE = {"Q4_K_M": 0.95, "Q3_K_M": 0.95, "Q2_K": 0.95}
 
 #: mlx-lm's methods that calibrate, and the widths that they are run with
-CALIBRATED = {"gptq": (4, 2), "awq": (4, 3, 2), "dwq": (4, 3, 2), "dwq-1e-5": (4, 3)}
+CALIBRATED = {"gptq": (4,), "awq": (4,), "dwq": (4,)}
 
 #: methods that look at no text
 DATA_FREE = ("rtn", "search", "plain")

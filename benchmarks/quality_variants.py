@@ -90,12 +90,12 @@ _G64 = tuple(f"affine{bits}-g64" for bits in (1, 2, 3, 4, 5, 6, 8))
 #: mlx_lm.convert's, to the byte; of widths that this has, its records stand for both.
 METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rtn": (("--method", "rtn"), _G64[:4]),
-    "search": (
-        ("--method", "search"),
-        (*_G64, "affine3-g128", "affine3-g32", "affine4-g128", "affine4-g32", *_MODES, *_RECIPES),
-    ),
-    "search+imatrix": (("--method", "search", "--calibrate", "bundled"), _G64[1:4]),
-    "gptq": (("--method", "gptq", "--calibrate", "bundled"), (*_G64[1:4], "mxfp4", "nvfp4")),
+    "search": (("--method", "search"), (*_G64[:4], "affine6-g64", "mxfp4", "nvfp4")),
+    "search+imatrix": (("--method", "search", "--calibrate", "bundled"), ("affine3-g64",)),
+    "gptq": (("--calibrate", "bundled"), ("affine3-g64", "affine4-g64")),
+    "gptq+awq": (("--calibrate", "bundled", "--awq"), ("affine3-g64",)),
+    "gptq+rotate": (("--calibrate", "bundled", "--rotate", "heads"), ("affine3-g64",)),
+    "gptq+distill": (("--calibrate", "bundled", "--distill"), ("affine3-g64",)),
 }
 
 
@@ -114,8 +114,8 @@ _SIZES = (
 
 
 def _chosen() -> Iterator[Variant]:
-    """MLX's formats, tensor by tensor, in the bytes of others; with training, in mlx_lm's."""
-    for method, more, keys in (("gptq", (), _SIZES), ("gptq+distill", ("--distill",), _SIZES[:3])):
+    """MLX's formats, tensor by tensor, in the bytes of others; at 3 bits with training too."""
+    for method, more, keys in (("gptq", (), _SIZES), ("gptq+distill", ("--distill",), _SIZES[1:2])):
         for key in keys:
             tool, name, _ = key.split("/")
             size = ("--target-size", f"{{bytes:{key}}}")
@@ -143,16 +143,13 @@ def _mlx_lm() -> Iterator[Variant]:
 
 #: llama-quantize's types, in order of size, made with importance
 TYPES = (
-    "IQ2_XXS", "IQ2_M", "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L",
+    "IQ2_M", "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L",
     "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K_S", "Q4_K_M", "Q4_1", "Q5_0", "Q5_K_S", "Q5_K_M", "Q5_1",
     "Q6_K",
 )  # fmt: skip
 
 #: made without importance: the most used ones
-PLAIN = ("Q2_K", "Q3_K_M", "IQ4_XS", "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
-
-#: made by mlxquant with importance
-OURS = ("IQ2_XXS", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q6_K")
+PLAIN = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q6_K", "Q8_0")
 
 #: types that llama.cpp runs too, the same from both programs
 IN_LLAMA_CPP = ("Q4_K_M", "Q3_K_M", "Q2_K")
@@ -165,15 +162,9 @@ def _gguf() -> Iterator[Variant]:
             runs = method == "imatrix" and name in IN_LLAMA_CPP
             told = (name, method)
             yield Variant("llama.cpp", name, method, "llama_quantize", told, runs)
-    for method, options, names in (
-        ("imatrix", ("--imatrix", "{imatrix}"), OURS),
-        ("gptq", ("--calibrate", "bundled"), IN_LLAMA_CPP),
-        ("plain", (), IN_LLAMA_CPP),
-    ):
-        for name in names:
-            runs = method != "plain" and name in IN_LLAMA_CPP
-            told = ("--type", name, *options)
-            yield Variant("mlxquant", name, method, "mlxquant", told, runs)
+    for name in IN_LLAMA_CPP:
+        told = ("--type", name, "--calibrate", "bundled")
+        yield Variant("mlxquant", name, "gptq", "mlxquant", told, True)
 
 
 def _all() -> Iterator[Variant]:
@@ -185,19 +176,12 @@ def _all() -> Iterator[Variant]:
 
 
 #: mlx-lm's methods that calibrate, by the names of its commands, with the defaults of these. gptq
-#: knows 2, 4 and 8 bits alone and leaves the embedding at 6 bits; awq leaves it at 4 bits in groups
-#: of 32. The learning rate of dwq, 1e-6, is made for large models and many steps; so it is also run
-#: with ten times as much.
+#: leaves the embedding at 6 bits, awq at 4 bits in groups of 32. The learning rate of dwq, 1e-6, is
+#: made for large models and many steps.
 LEARNED = tuple(
-    Variant("mlx-lm", f"affine{bits}-g64", method, "learned", (*options, "--bits", str(bits)))
-    for method, options, widths in (
-        ("gptq", ("gptq",), (4, 2)),
-        ("awq", ("awq",), (4, 3, 2)),
-        ("dwq", ("dwq",), (4, 3, 2)),
-        ("dwq-1e-5", ("dwq", "--learning-rate", "1e-5"), (4, 3)),
-    )
-    for bits in widths
-) + (Variant("mlx-lm", "affine4+5-g64", "dynamic", "learned", ("dynamic_quant",)),)
+    Variant("mlx-lm", "affine4-g64", method, "learned", (method, "--bits", "4"))
+    for method in ("gptq", "awq", "dwq")
+)
 
 #: every variant; those whose bytes others ask for come first
 VARIANTS = tuple(_all())

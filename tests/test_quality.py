@@ -69,10 +69,13 @@ def test_rounding_is_mlx_lm_s() -> None:
     by_name = {}
     for one in results.load(RESULTS)["records"]:
         by_name[one["model"]["name"], one["text"]["name"]] = one["model"]["bytes"], one["kl"]
-    theirs = [key for key in by_name if key[0].startswith("mlx-lm/") and key[0].endswith("/rtn")]
-    assert theirs
-    for name, text in theirs:
-        assert by_name[name, text] == by_name[name.replace("mlx-lm", "mlxquant"), text]
+    both = [(n, n.replace("mlxquant", "mlx-lm"), t) for n, t in by_name if n.endswith("/rtn")]
+    pairs = [(ours, theirs, text) for ours, theirs, text in both if (theirs, text) in by_name]
+    assert {ours for ours, theirs, _ in pairs if ours != theirs} == {
+        f"mlxquant/affine{bits}-g64/rtn" for bits in (2, 3, 4)
+    }
+    for ours, theirs, text in pairs:
+        assert by_name[ours, text] == by_name[theirs, text]
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.maker == "mlxquant"], ids=str)
