@@ -14,8 +14,10 @@ __all__ = ["ByteProgress", "say_what_is_kept"]
 
 def say_what_is_kept(output: str) -> None:
     """After Ctrl-C: what an interrupted run left behind, and what it is good for."""
-    if Path(f"{output}.partial").exists():
-        click.echo(f"{output}.partial keeps what is done: --resume finishes it", err=True)
+    for kept in (f"{output}.partial", f"{output}.calibration"):
+        if Path(kept).exists():
+            click.echo(f"{kept} keeps what is done: --resume finishes it", err=True)
+            return
 
 
 class ByteProgress:

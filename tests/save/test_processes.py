@@ -19,6 +19,7 @@ from save.faulty import Runner, tree
 from support import run_cli, unchecked
 
 from mlxquant import quantize
+from mlxquant.assets import BUNDLED_MODEL
 from mlxquant.save.partial import partial_of
 
 
@@ -147,6 +148,25 @@ def test_ctrl_c(tmp_path: Path, model: Path, expected: dict[str, str]) -> None:
     assert len((partial_of(output) / "journal").read_text().splitlines()) >= 2
     assert run_cli("quantize", model, "-o", output, "--resume").returncode == 0
     assert tree(output) == expected
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_text_goes_through(tmp_path: Path) -> None:
+    output, kept = tmp_path / "out", tmp_path / "out.calibration"
+    options = ("--calibrate", "bundled", "--calibrate-windows", "8", "--method", "search")
+    process = start(BUNDLED_MODEL, output, *options)
+    wait_for(process, lambda: any(kept.glob("float-*")))
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "")
+    assert [line for line in errors.splitlines() if line] == [
+        f"{kept} keeps what is done: --resume finishes it",
+        "interrupted",
+    ]
+    assert run_cli("quantize", "-o", output, *options, "--resume").returncode == 0
+    assert run_cli("quantize", "-o", tmp_path / "whole", *options).returncode == 0
+    assert tree(output) == tree(tmp_path / "whole")
+    assert not kept.exists()
 
 
 @pytest.mark.slow
