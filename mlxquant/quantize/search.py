@@ -6,9 +6,10 @@ For codes q the best s and b are a weighted least-squares line; for s and b the 
 nearest ones. What is left is where to start, for going back and forth between the two ends in the
 nearest dip only:
 
-    ranges    the group's own, with up to 0.9 steps given up or 0.3 added at either end: sixteen
+    ranges    the group's own, with up to 0.9 steps given up or 0.3 added at either end: twelve
               sets of codes, a line through each, the best line kept, and drawn anew through the
-              codes nearest to it
+              codes nearest to it. The extremes at both ends together (both added, both given up)
+              or opposite are left out: with them, errors are 0.04 % less up to 4 bits, 0.1 % at 6
     1 bit     no search: of all ways to cut the sorted weights in two, the best (Fisher, On Grouping
               for Maximum Homogeneity, 1958, for two groups)
     rounding  the line's scale is not a number of the file's type. Both neighbours are tried, each
@@ -48,7 +49,12 @@ LANES = 1 << 17
 
 #: steps given up at the lower and the upper end of a group's range
 _ENDS = (-0.3, 0.1, 0.5, 0.9)
-_TRIMS = tuple((below, above) for below in _ENDS for above in _ENDS)
+_TRIMS = tuple(
+    (below, above)
+    for below in _ENDS
+    for above in _ENDS
+    if not {below, above} <= {_ENDS[0], _ENDS[-1]}
+)
 
 #: how often the best line is drawn anew before anything is rounded, and after it
 _LINES, _ROUNDS = 1, 2
