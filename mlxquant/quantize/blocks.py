@@ -12,7 +12,8 @@ The weights of a segment come from the checkpoint's lazy nodes for as long as it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,14 +22,22 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ..errors import ModelError
+from ..formats.base import Array
 from ..load.operations import cast, to_mx
 from ..measure.session import usual_dtype
+from ..models.roles import role_of
 from ..models.source_model import SourceModel
 
-__all__ = ["OUTSIDE", "BlockModel", "Reached"]
+__all__ = ["OUTSIDE", "TABLES", "BlockModel", "Reached", "assembled"]
 
 #: the segment of everything that is in no layer: embeddings, the last norm, the head
 OUTSIDE = -1
+
+#: the two largest of them, by their roles
+TABLES = ("embedding", "head")
+
+#: bytes of a weight that are read in one go
+_PIECE = 16 << 20
 
 _TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
@@ -75,14 +84,25 @@ class BlockModel:
         return len(self._layers)
 
     @contextmanager
-    def loaded(self, segment: int, values: Mapping[str, mx.array] | None = None) -> Iterator[None]:
+    def loaded(
+        self,
+        segment: int,
+        values: Mapping[str, mx.array] | None = None,
+        *,
+        without: Collection[str] = (),
+    ) -> Iterator[None]:
         """Within, the weights of a segment are in memory.
 
         Args:
             segment: a layer's index, or OUTSIDE.
             values: parameters to set instead of the checkpoint's, by name.
+            without: roles of parameters that what is run does not look at.
         """
-        names = self.names[segment]
+        names = [
+            name
+            for name in self.names[segment]
+            if role_of(name) not in without or name in (values or {})
+        ]
         before = dict(tree_flatten(self.model.parameters()))
         try:
             for name in names:
@@ -98,6 +118,17 @@ class BlockModel:
             del before
             mx.clear_cache()
 
+    @contextmanager
+    def kept(self, *names: str) -> Iterator[None]:
+        """Afterwards, these parameters are what they were."""
+        parameters = dict(tree_flatten(self.model.parameters()))
+        before = {name: parameters[name] for name in names if name in parameters}
+        try:
+            yield
+        finally:
+            for name, array in before.items():
+                self.put(name, array)
+
     def put(self, name: str, array: mx.array) -> None:
         """Set one parameter."""
         self.model.load_weights([(name, array)], strict=False)
@@ -106,6 +137,15 @@ class BlockModel:
         """One parameter, as it is now."""
         array: mx.array = dict(tree_flatten(self.model.parameters()))[name]
         return array
+
+    @property
+    def head(self) -> str | None:
+        """The weight that makes logits: a head's, or the embedding's where it is tied to that."""
+        for role in reversed(TABLES):
+            for name in self.names[OUTSIDE]:
+                if role_of(name) == role and name.endswith(".weight"):
+                    return name
+        return None
 
     def index(self, layer: Any) -> int:
         """Of one of the model's layers."""
@@ -178,11 +218,20 @@ class BlockModel:
     def _read(self, name: str) -> mx.array:
         """A parameter from the checkpoint, in the element type that the model runs in."""
         node = self._source.parameters[name]
+        count = int(np.prod(node.shape[:-1], dtype=np.int64))
+        step = max(1, _PIECE * count // max(1, node.nbytes))
+        parts = (
+            self.rows(name, first, min(first + step, count)) for first in range(0, count, step)
+        )
+        return assembled(node.shape, parts)
+
+    def rows(self, name: str, first: int, last: int) -> mx.array:
+        """Some rows of a parameter, [last - first, …], in the type that the model runs in."""
+        node = self._source.parameters[name]
         dtype = node.dtype
         if self._dtype and dtype in _TYPES.values() and name not in self._source.uncast:
             dtype = self._dtype
-        values = node.rows(0, int(np.prod(node.shape[:-1], dtype=np.int64)))
-        array: mx.array = to_mx(cast(values, node.dtype, dtype).reshape(node.shape), dtype)
+        array: mx.array = to_mx(cast(node.rows(first, last), node.dtype, dtype), dtype)
         return array
 
     def _refusal(self, why: str) -> ModelError:
@@ -191,6 +240,26 @@ class BlockModel:
             f"{self._source.checkpoint.path}: {kind} models cannot be calibrated layer by layer: "
             f"{why}; quantize without --calibrate"
         )
+
+
+def assembled(shape: tuple[int, ...], parts: Iterable[mx.array | Array]) -> mx.array:
+    """An array of its rows, which come some at a time: with one more piece in memory, not twice.
+
+    Args:
+        shape: of the result; parts: [rows, …] each, of one element type.
+    """
+    whole: mx.array | None = None
+    at = 0
+    for part in parts:
+        array = mx.array(part)
+        if whole is None:
+            if len(array) * math.prod(shape[-1:]) == math.prod(shape):
+                return array.reshape(shape)
+            whole = mx.zeros((math.prod(shape[:-1]), *shape[-1:]), array.dtype)
+        whole[at : at + len(array)] = array
+        mx.eval(whole)
+        at += len(array)
+    return mx.zeros(shape) if whole is None else whole.reshape(shape)
 
 
 def _routing(kind: Any, route: Any) -> type:

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from ..errors import ModelError
 from ..formats.base import STORAGE, Array, Format
 from ..formats.floats import to_float32
+from ..models.roles import role_of
 from ..models.source_model import SourceModel
-from .blocks import OUTSIDE, BlockModel, Reached
+from .blocks import OUTSIDE, TABLES, BlockModel, Reached, assembled
 from .statistics import Statistics, blended
 from .streams import Stream, Tokens
 from .taps import Moments
@@ -35,12 +36,14 @@ from .workspace import Workspace
 __all__ = [
     "Encode",
     "Target",
+    "array_of",
     "begin",
     "collect",
     "head_statistics",
     "measure",
     "quantize_layers",
     "real_values",
+    "value_rows",
     "values_of",
     "wire_step",
 ]
@@ -57,7 +60,7 @@ Progress = Callable[[int, int, str], None]
 _MOMENTS = 512 << 20
 
 #: weights that are encoded in one go
-_PIECE = 1 << 24
+_PIECE = 1 << 22
 
 #: tokens below which an expert is said to have seen too few, and filled up with the average input
 FEW_TOKENS = 256
@@ -122,7 +125,7 @@ def collect(
     for done, index in enumerate(segments, 1):
         step = f"squares-{index}"
         if not work.has(step):
-            with model.loaded(index):
+            with model.loaded(index, without=TABLES):
                 arrays: dict[str, Array] = {}
                 counts: dict[str, list[int]] = {}
                 for group in stream.groups(index, modules[index]):
@@ -170,7 +173,7 @@ def head_statistics(
                 progress(index + 1, model.count, model.paths[index])
         arrays: dict[str, Array] = {}
         counts: dict[str, int] = {}
-        with model.loaded(OUTSIDE):
+        with model.loaded(OUTSIDE, without=TABLES):  # inputs are seen before a head multiplies
             for group in stream.groups(OUTSIDE, modules):
                 (found,) = measure(stream, OUTSIDE, {p: modules[p] for p in group}, True)
                 for path in group:
@@ -192,7 +195,7 @@ def head_statistics(
 def begin(stream: Stream) -> None:
     """Bring a stream to its first layer, if it is nowhere yet."""
     if stream.reached() is None:
-        with stream.model.loaded(OUTSIDE):
+        with stream.model.loaded(OUTSIDE, without=("head",)):
             stream.embed()
 
 
@@ -274,8 +277,8 @@ def quantize_layers(
         _encode_one(target, (known or {}).get(target.path), work, encode)
         finished(target)
     if stream.reached() is None:
-        values = {t.name: mx.array(values_of(t, work)) for t in early}
-        with model.loaded(OUTSIDE, values):
+        values = {t.name: array_of(t, work) for t in early}
+        with model.loaded(OUTSIDE, values, without=("head",)):
             stream.embed()
         del values
     for index in range(model.count):
@@ -289,8 +292,7 @@ def quantize_layers(
             stream.advance(index)
     late = {t.path: t for t in outside if t not in early}
     if late:
-        values = {t.name: mx.array(values_of(t, work)) for t in early}
-        with model.loaded(OUTSIDE, values):
+        with model.loaded(OUTSIDE, without=TABLES):
             _quantize_segment(
                 stream, OUTSIDE, modules[OUTSIDE], late, work, encode, notes, finished
             )
@@ -323,7 +325,8 @@ def _quantize_segment(
                 del found
         for target in members:
             kind = modules[target.path].weight.dtype
-            stream.model.put(target.name, mx.array(values_of(target, work)).astype(kind))
+            if role_of(target.name) != "head":  # after which nothing comes
+                stream.model.put(target.name, array_of(target, work).astype(kind))
             finished(target)
 
 
@@ -408,14 +411,20 @@ def _specs(target: Target) -> dict[str, tuple[Any, tuple[int, ...]]]:
 
 def values_of(target: Target, work: Workspace) -> NDArray[np.float32]:
     """What a target's wire bytes mean, float32 of the weight's shape."""
-    out = np.empty((math.prod(target.shape[:-1]), target.shape[-1]), np.float32)
-    for first, last in target.pieces():
-        wire = tuple(
-            work.rows(wire_step(target.name), part.suffix, first, last)
-            for part in target.format.parts
-        )
-        out[first:last] = real_values(target.format, wire)
-    return out.reshape(target.shape)
+    parts = [value_rows(target, work, first, last) for first, last in target.pieces()]
+    return np.concatenate(parts).reshape(target.shape)
+
+
+def array_of(target: Target, work: Workspace) -> mx.array:
+    """`values_of` as an MLX array."""
+    return assembled(target.shape, (value_rows(target, work, *piece) for piece in target.pieces()))
+
+
+def value_rows(target: Target, work: Workspace, first: int, last: int) -> NDArray[np.float32]:
+    """Some rows of `values_of`, float32 [last - first, k]."""
+    step = wire_step(target.name)
+    wire = tuple(work.rows(step, part.suffix, first, last) for part in target.format.parts)
+    return real_values(target.format, wire)
 
 
 def real_values(fmt: Format, wire: tuple[Array, ...]) -> NDArray[np.float32]:

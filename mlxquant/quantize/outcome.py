@@ -1,19 +1,24 @@
 """What a quantized model's predictions are worth on the text that it was calibrated on.
 
 Both models' last hidden states are in the workspace when the last layer is done, so that the
-divergence costs no more than two output heads.
+divergence costs no more than two output heads. A head is as large as many layers: some rows of it
+are in memory at a time, and what they add to the sums is kept,
+
+    KL = Σ e^a·(a - b) / Σ e^a  -  log Σ e^a  +  log Σ e^b      a, b: the two models' logits
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ..models.source_model import SourceModel
-from .blocks import OUTSIDE, BlockModel
-from .calibrate import Target, values_of, wire_step
+from .blocks import OUTSIDE, TABLES, BlockModel
+from .calibrate import Target, value_rows, wire_step
 from .streams import Stream, Tokens
 from .workspace import Workspace
 
@@ -22,8 +27,8 @@ __all__ = ["WINDOWS", "kl_of", "whole_divergence"]
 #: windows that the divergence is measured on
 WINDOWS = 8
 
-#: bytes of logits at a time
-_LOGITS = 128 << 20
+#: bytes of a head, or of logits, at a time
+_PIECE = 64 << 20
 
 
 def whole_divergence(
@@ -39,35 +44,73 @@ def whole_divergence(
         targets: what `quantize_layers` encoded, by the module's path.
         tokens: int32 [windows, length], of which the first are measured on.
 
-    Returns: None where the states of one of the two models are not there.
+    Returns: None where the states of one of the two models are not there, or the rows of no one
+        matrix are the logits.
     """
     model = BlockModel(source)
     plain, ours = (Stream(model, tokens, work, name) for name in ("float", "quantized"))
-    if any(stream.reached() != model.count for stream in (plain, ours)):
+    name = model.head
+    if name is None or any(stream.reached() != model.count for stream in (plain, ours)):
         return None
-    ends = [t for p, t in targets.items() if t.name in model.names[OUTSIDE]]
-    heads = [target for target in ends if work.has(wire_step(target.name))]
+    shape = source.parameters[name].shape
+    coded = next((t for t in targets.values() if t.name == name), None)
+    if coded is not None and not work.has(wire_step(name)):
+        coded = None
+    bias = f"{name.removesuffix('.weight')}.bias"
     some = tokens[:windows]
-    total = 0.0
-    with model.loaded(OUTSIDE):
-        stored = {target.name: model.get(target.name) for target in heads}
-        rounded = {
-            target.name: mx.array(values_of(target, work)).astype(stored[target.name].dtype)
-            for target in heads
-        }
-        for number in range(len(some)):
-            window = mx.array(some[number : number + 1])
-            states = [each.window(model.count, number) for each in (plain, ours)]
-            step = max(1, _LOGITS // (4 * _vocabulary(model, window, states[0])))
-            for first in range(0, window.shape[1], step):
-                at = slice(first, first + step)
+    sums = [_Sums() for _ in some]
+    step = max(1, _PIECE // (4 * max(shape[-1], some.shape[1])))
+    with model.loaded(OUTSIDE, without=TABLES), model.kept(name, bias):
+        offsets = model.get(bias) if bias in source.parameters else None
+        for first in range(0, shape[0], step):
+            last = min(first + step, shape[0])
+            stored = rounded = model.rows(name, first, last)
+            if coded is not None:
+                values = value_rows(coded, work, first, last)
+                rounded = mx.array(values).astype(stored.dtype)
+            if offsets is not None:
+                model.put(bias, offsets[first:last])
+            for number, total in enumerate(sums):
+                window = mx.array(some[number : number + 1])
                 logits = []
-                for weights, hidden in zip((stored, rounded), states, strict=True):
-                    for name, array in weights.items():
-                        model.put(name, array)
-                    logits.append(model.tail(window[:, at], hidden[:, at]))
-                total += float(np.asarray(kl_of(*logits)).astype(np.float64).sum())
-    return total / some.size
+                for stream, rows in ((plain, stored), (ours, rounded)):
+                    model.put(name, rows)
+                    logits.append(model.tail(window, stream.window(model.count, number)))
+                if logits[0].shape[-1] != last - first:
+                    return None
+                total.add(*logits)
+    return sum(total.divergence() for total in sums) / some.size
+
+
+class _Sums:
+    """Sums over a part of the vocabulary, float64 [tokens], of each prediction of a window."""
+
+    def __init__(self) -> None:
+        self._peaks: list[Any] = [-math.inf, -math.inf]
+        self._masses: list[Any] = [0.0, 0.0]
+        self._difference: Any = 0.0
+
+    def add(self, reference: mx.array, logits: mx.array) -> None:
+        """Logits of some tokens of the vocabulary, [1, tokens, part] each."""
+        a, b = (each.astype(mx.float32)[0] for each in (reference, logits))
+        for place, each in enumerate((a, b)):
+            top = each.max(axis=-1, keepdims=True)
+            shares = mx.exp(each - top)
+            parts = [top[..., 0], shares.sum(axis=-1)]
+            if place == 0:
+                parts.append((shares * (a - b)).sum(axis=-1))
+            peak, mass, *difference = (np.asarray(part).astype(np.float64) for part in parts)
+            before = self._peaks[place]
+            self._peaks[place] = now = np.maximum(before, peak)
+            old, new = np.exp(before - now), np.exp(peak - now)
+            self._masses[place] = self._masses[place] * old + mass * new
+            if difference:
+                self._difference = self._difference * old + difference[0] * new
+
+    def divergence(self) -> float:
+        """Σ over the window's predictions, nats."""
+        a, b = (np.log(m) + p for m, p in zip(self._masses, self._peaks, strict=True))
+        return float((self._difference / self._masses[0] - a + b).sum())
 
 
 def kl_of(reference: mx.array, logits: mx.array) -> mx.array:
@@ -78,7 +121,3 @@ def kl_of(reference: mx.array, logits: mx.array) -> mx.array:
 
 def _log_probabilities(logits: mx.array) -> mx.array:
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-
-
-def _vocabulary(model: BlockModel, tokens: mx.array, hidden: mx.array) -> int:
-    return int(model.tail(tokens[:, :1], hidden[:, :1]).shape[-1])

@@ -28,7 +28,7 @@ from ..formats.affine import GROUP_SIZES, Affine
 from ..formats.mlx_format import MlxFormat
 from ..models.roles import role_of
 from ..models.source_model import SourceModel
-from .blocks import OUTSIDE, BlockModel
+from .blocks import OUTSIDE, BlockModel, assembled
 from .calibrate import Encode, Progress, Target, begin, measure, real_values
 from .outcome import kl_of
 from .sensitivity import Sensitivity, relative_error
@@ -133,7 +133,7 @@ class _Pass:
         if self._work.has(_step(0)):
             return
         early = [t for t in self._here(OUTSIDE) if self._is_embedding(t)]
-        with self._model.loaded(OUTSIDE):
+        with self._model.loaded(OUTSIDE, without=("head",)):
             tokens = mx.array(self._few)
             self._write(0, [], early, lambda _: self._model.embed(tokens))
 
@@ -180,12 +180,14 @@ class _Pass:
         """Within, the model has this weight rounded."""
         module = self._module(target)
         before = module.weight
-        values = np.empty((math.prod(target.shape[:-1]), target.shape[-1]), np.float32)
         fmt = _level(target.shape[-1], level)
-        for first, last in target.pieces():
+
+        def piece(first: int, last: int) -> mx.array:
             rows = target.rows(first, last)
-            values[first:last] = real_values(fmt, fmt.encode(rows)) if fmt else rows
-        module.weight = mx.array(values.reshape(target.shape)).astype(before.dtype)
+            values = real_values(fmt, fmt.encode(rows)) if fmt else rows
+            return mx.array(values).astype(before.dtype)
+
+        module.weight = assembled(target.shape, (piece(*each) for each in target.pieces()))
         try:
             yield
         finally:
@@ -232,7 +234,9 @@ class _Pass:
         labels = [tuple(each) for each in self._work.facts(_step(self._model.count))]
         late = [t for t in self._here(OUTSIDE) if not self._is_embedding(t)]
         labels += [(t.path, level) for t in late for level in self._levels]
-        with self._model.loaded(OUTSIDE):
+        head = self._model.head
+        unused = () if head is None or role_of(head) != "head" else ("embedding",)
+        with self._model.loaded(OUTSIDE, without=unused):
             self._try_formats(OUTSIDE)
             divergence = self._divergences(labels, {t.path: t for t in self._here(OUTSIDE)})
         errors: dict[str, Any] = {}
