@@ -40,6 +40,9 @@ DAMPING = 0.01
 #: below this, what is left of a column beside the others is rounding error
 _SMALLEST_PIVOT = 1e-5
 
+#: columns that are factorized together
+_BLOCK = 512
+
 #: damping is raised tenfold until the factorization succeeds, but not beyond this: second moments,
 #: singular or rounded, need far less
 _MOST = 10.0
@@ -91,10 +94,9 @@ def moments(hessian: Array) -> Float64:
     """
     if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1]:
         raise RequestError(f"second moments of shape {list(hessian.shape)}; a square needed")
-    matrix: Float64 = np.asarray(hessian, np.float64)
-    diagonal = np.diagonal(matrix)
-    if not np.isfinite(diagonal).all() or not np.isfinite(matrix).all():
-        wrong = int(np.argwhere(~np.isfinite(matrix))[0, 0])
+    diagonal = np.diagonal(hessian).astype(np.float64)
+    if not np.isfinite(diagonal).all() or not np.isfinite(hessian).all():
+        wrong = int(np.argwhere(~np.isfinite(hessian))[0, 0])
         raise RequestError(
             f"second moments that are NaN or infinite, first in column {wrong}: an activation was; "
             "calibrate with other text, or leave this tensor out"
@@ -106,8 +108,10 @@ def moments(hessian: Array) -> Float64:
         )
     mean = float(diagonal.mean()) if len(diagonal) else 0.0
     if mean == 0:
-        return np.zeros_like(matrix)
-    scaled: Float64 = matrix + matrix.T
+        return np.zeros(hessian.shape)
+    scaled: Float64 = hessian.astype(np.float64)
+    for some in _blocks(len(scaled)):
+        scaled[some] += hessian.T[some]
     scaled *= 0.5 / mean
     return scaled
 
@@ -125,37 +129,86 @@ def factorize(hessian: Array, damping: float = DAMPING) -> Hessian:
     Raises:
         RequestError: as `moments`; or the matrix is far from being positive semidefinite.
     """
-    matrix = moments(hessian)
-    diagonal = np.diagonal(matrix)
+    exact = moments(hessian)
+    diagonal = np.diagonal(exact).copy()
     order = np.argsort(-diagonal, kind="stable")
     # upper triangular of the order as lower triangular of its reverse
     reverse = order[::-1]
-    turned = matrix[reverse[:, None], reverse]
-    at = np.arange(len(order))
+    matrix = exact.astype(np.float32)
+    del exact  # of a wide layer it is a quarter of a gigabyte
+    turned = matrix[reverse[:, None], reverse].astype(np.float64)
     added, raised = damping, max(damping, 1e-7)
     while True:
-        turned[at, at] = diagonal[reverse] + (added if diagonal.any() else 1)
+        np.fill_diagonal(turned, diagonal[reverse] + (added if diagonal.any() else 1))
         try:
-            lower = np.linalg.cholesky(turned)
-            pivots = np.diagonal(lower)
+            _cholesky(turned)
+            pivots = np.diagonal(turned).copy()
             if (pivots > _SMALLEST_PIVOT).all():
                 break
         except np.linalg.LinAlgError:
             pass
+        _mirror(turned)
         added = raised = 10 * raised
         if added > max(_MOST, damping):
             raise RequestError(
                 "second moments that are not positive semidefinite, even with "
                 f"{_MOST:g} of their mean added to the diagonal; calibrate anew"
             )
-    feedback = (lower / pivots).astype(np.float32)[::-1, ::-1]
     return Hessian(
-        matrix.astype(np.float32),
+        matrix,
         order,
-        np.ascontiguousarray(feedback),
+        _feedback(turned, pivots),
         np.ascontiguousarray((pivots * pivots)[::-1], np.float32),
         added,
     )
+
+
+def _blocks(k: int) -> list[slice]:
+    return [slice(first, min(first + _BLOCK, k)) for first in range(0, k, _BLOCK)]
+
+
+def _cholesky(a: Float64) -> None:
+    """Put the Cholesky factor of a matrix into its lower triangle; above the diagonal it stays.
+
+    Block by block and in place: numpy's own keeps three matrices of that size.
+
+    Args:
+        a: float64 [k, k], symmetric.
+
+    Raises:
+        LinAlgError: it is not positive definite.
+    """
+    for here in _blocks(len(a)):
+        before = slice(0, here.start)
+        known = a[here, before].copy()
+        square = np.tril(a[here, here]) - np.tril(known @ known.T)
+        square += np.tril(square, -1).T
+        factor = np.linalg.cholesky(square)
+        a[here, here] = factor + np.triu(a[here, here], 1)
+        inverse = np.linalg.inv(factor)
+        for rows in _blocks(len(a)):
+            if rows.start >= here.stop:
+                a[rows, here] = (a[rows, here] - a[rows, before] @ known.T) @ inverse.T
+
+
+def _mirror(a: Float64) -> None:
+    """Restore what is below the diagonal from what is above."""
+    for here in _blocks(len(a)):
+        for rows in _blocks(len(a)):
+            if rows.start > here.start:
+                a[rows, here] = a[here, rows].T
+        upper = np.triu(a[here, here], 1)
+        a[here, here] = upper + upper.T
+
+
+def _feedback(a: Float64, pivots: Float64) -> Float32:
+    """M_jc / M_cc of the lower triangle's factor, in the order: float32 [k, k]."""
+    k = len(a)
+    found = np.zeros((k, k), np.float32)
+    for rows in _blocks(k):
+        part = np.tril(a[rows], rows.start) / pivots
+        found[k - rows.stop : k - rows.start] = part[::-1, ::-1]
+    return found
 
 
 def tied(hessian: Array, share: float = 1.0) -> Float64:
