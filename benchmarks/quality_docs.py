@@ -40,10 +40,10 @@ STEPS = {
     "search": "mlxquant/affine3-g64/search",
     "search, errors weighed by a text": "mlxquant/affine3-g64/search+imatrix",
     "gptq": "mlxquant/affine3-g64/gptq",
-    "gptq, scales folded (`--awq`)": "mlxquant/affine3-g64/gptq+awq",
-    "gptq, values rotated (`--rotate heads`)": "mlxquant/affine3-g64/gptq+rotate",
-    "gptq, scales trained (`--distill`)": "mlxquant/affine3-g64/gptq+distill",
-    "gptq, formats chosen (`--target-size`)": "mlxquant/chosen-mlx-lm-affine3-g64/gptq",
+    "gptq, scales folded (--awq)": "mlxquant/affine3-g64/gptq+awq",
+    "gptq, values rotated (--rotate heads)": "mlxquant/affine3-g64/gptq+rotate",
+    "gptq, scales trained (--distill)": "mlxquant/affine3-g64/gptq+distill",
+    "gptq, formats chosen (--target-size)": "mlxquant/chosen-mlx-lm-affine3-g64/gptq",
     "gptq, formats chosen, scales trained": "mlxquant/chosen-mlx-lm-affine3-g64/gptq+distill",
 }
 
