@@ -89,7 +89,7 @@ def llama_3_8b() -> Footprint:
 
 @pytest.mark.parametrize("name", WEIGHT_ERROR)
 def test_the_table_of_weight_errors(name: str) -> None:
-    values = np.random.default_rng(7).standard_normal((64, 2048)).astype(np.float32)
+    values = np.random.default_rng(7).standard_normal((256, 2048)).astype(np.float32)
     rows, fmt = round_to(values, "BF16"), formats.get(name)
     wire = search(fmt, rows) if isinstance(fmt, MlxFormat) else fmt.encode(rows)
     lost = fmt.decode(wire) - rows

@@ -156,7 +156,7 @@ def test_outliers_spread(tmp_path: Path) -> None:
         if name.endswith(("v_proj.weight", "up_proj.weight", "lm_head.weight")):
             weights[name] = array * mx.array(np.where(rng.random(array.shape) < 0.01, 8.0, 1.0))
     mx.save_safetensors(str(file), weights, {"format": "pt"})
-    request = Request(bits=3, group_size=64)
+    request = Request(bits=3, group_size=64, method="rtn")
     plain = saved(source_of(folder), tmp_path / "plain", request)
     turned = saved(rotate(source_of(folder)), tmp_path / "turned", request)
     before = logits(folder)
