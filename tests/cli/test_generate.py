@@ -266,3 +266,17 @@ def test_control_characters_do_not_reach_a_terminal() -> None:
         Writer(stream).write("a\x1b[2Jb\x07\x9b\tc\x7f\r\n")
     assert screen.getvalue() == "a␛[2Jb␇\ufffd\tc␡␍\n"
     assert pipe.getvalue() == "a\x1b[2Jb\x07\x9b\tc\x7f\r\n"
+
+
+def test_an_interrupt_inside_an_exec_leaves_with_130_too() -> None:
+    """As in an import that makes a dataclass: Python remembers it, and would end by the signal."""
+    script = (
+        "import mlxquant.cli as cli\n"
+        "def interrupted(*_):\n"
+        "    exec('raise KeyboardInterrupt')\n"
+        "cli.LazyGroup.get_command = interrupted\n"
+        "cli.main()\n"
+    )
+    command = [sys.executable, "-c", script, "generate"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
