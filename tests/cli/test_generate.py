@@ -268,15 +268,15 @@ def test_control_characters_do_not_reach_a_terminal() -> None:
     assert pipe.getvalue() == "a\x1b[2Jb\x07\x9b\tc\x7f\r\n"
 
 
-def test_an_interrupt_inside_an_exec_leaves_with_130_too() -> None:
-    """As in an import that makes a dataclass: Python remembers it, and would end by the signal."""
-    script = (
+def test_an_interrupt_inside_an_exec_leaves_with_130_too(tmp_path: Path) -> None:
+    """As in an import that makes a dataclass: Python remembers it, and ends a module by SIGINT."""
+    (tmp_path / "program.py").write_text(
         "import mlxquant.cli as cli\n"
         "def interrupted(*_):\n"
         "    exec('raise KeyboardInterrupt')\n"
         "cli.LazyGroup.get_command = interrupted\n"
         "cli.main()\n"
     )
-    command = [sys.executable, "-c", script, "generate"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-m", "program", "generate"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.strip()) == (130, "interrupted")
