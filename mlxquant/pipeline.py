@@ -173,12 +173,14 @@ def _quantize_calibrated(
     """`quantize` with a text; without an output as far as the plan."""
     from .quantize.prepare import opened_workspace, planned, prepared, read_calibration
     from .save.folder import lay_out
+    from .save.manifest import described_options
     from .save.to_mlx import Result, save_folder
 
     calibration = read_calibration(source, request)
+    asked = described_options(request)
     with TemporaryDirectory(prefix="mlxquant-") as temporary:
         place = Path(temporary, "plan") if output is None else Path(output)
-        with opened_workspace(request, source, calibration, place, how) as work:
+        with opened_workspace(asked, source, calibration, place, how) as work:
             if output is None:
                 ready = planned(source, request, calibration, work, how.progress)
                 layout, notes = lay_out(ready.plan, source), source.checkpoint.notes
@@ -414,14 +416,14 @@ def _quantize_gguf_calibrated(
         plan: without data; plan_by: with them.
     """
     from .models.mlx_lm import resolve_model
-    from .quantize.calibrated_gguf import gguf_workspace, measured_importance, with_feedback
-    from .quantize.prepare import read_calibration
+    from .quantize.calibrated_gguf import measured_importance, with_feedback
+    from .quantize.prepare import opened_workspace, read_calibration
     from .save.to_gguf import save_gguf
 
     source = resolve_model(checkpoint)
     calibration = read_calibration(source, text)
     asked = [text.how, plan.described, [(item.tensor.name, item.type) for item in plan.items]]
-    with gguf_workspace(source, asked, calibration, output, options) as work:
+    with opened_workspace(asked, source, calibration, output, options) as work:
         names = [item.tensor.name for item in plan.items]
         progress = options.progress
         plan = plan_by(measured_importance(source, calibration, work, progress, names))
@@ -473,13 +475,13 @@ def importance(
         approximate_tokenizer=approximate_tokenizer,
     )
     from .models.mlx_lm import resolve_model
-    from .quantize.calibrated_gguf import gguf_workspace, measured_importance
-    from .quantize.prepare import read_calibration
+    from .quantize.calibrated_gguf import measured_importance
+    from .quantize.prepare import opened_workspace, read_calibration
 
     source = resolve_model(checkpoint)
     calibration = read_calibration(source, text)
     options = Options(force, resume, None, progress)
-    with gguf_workspace(source, "imatrix", calibration, final, options) as work:
+    with opened_workspace("imatrix", source, calibration, final, options) as work:
         names = [t.name for t in gguf_as_it_is(model).tensors] if _is_gguf(model) else None
         found = measured_importance(source, calibration, work, progress, names)
         save_imatrix(found, final)

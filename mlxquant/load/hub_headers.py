@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError, InputError, one_line
+from ..errors import FileFormatError, InputError, MlxquantError, one_line
 from ..files.quote import quote
 from .checkpoint import DTYPES, Checkpoint, LazyTensor, StoredTensor
 from .config import read_config, refuse_code
@@ -103,7 +103,7 @@ def _cached(name: str, revision: str | None, trust_remote_code: bool) -> Checkpo
             trust_remote_code=trust_remote_code,
             quick=True,
         )
-    except Exception:
+    except (OSError, ValueError, MlxquantError):
         return None  # not there, or only a part; what is wrong is said by whoever asks the hub
 
 

@@ -13,8 +13,6 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,9 +25,6 @@ from ..load.blocks import BLOCK_TYPES, floats_of
 from ..load.lazy import Node, Region, region_of_flat
 from ..models.families import family_of_config
 from ..models.source_model import SourceModel
-from ..save.manifest import versions
-from ..save.source_hash import stamps_of
-from ..save.stream import Options
 from .calibrate import Progress, Target, collect, head_statistics, quantize_layers, wire_step
 from .gguf_plan import GgufItem, GgufPlan
 from .imatrix import Entry, Imatrix
@@ -38,28 +33,7 @@ from .prepare import Calibration, Encoder
 from .statistics import Statistics
 from .workspace import Workspace
 
-__all__ = ["gguf_workspace", "measured_importance", "with_feedback"]
-
-
-def gguf_workspace(
-    source: SourceModel, asked: Any, calibration: Calibration, output: Path, options: Options
-) -> Workspace:
-    """The workspace of a calculation for this model and text.
-
-    Args:
-        asked: what else its steps depend on, as plain data.
-
-    Raises:
-        OutputError: it cannot be made, or is another run's.
-    """
-    identity = [
-        asked,
-        calibration.described(),
-        versions(),
-        source.config,
-        stamps_of(source.checkpoint.shards),
-    ]
-    return Workspace(output, identity, force=options.force, resume=options.resume)
+__all__ = ["measured_importance", "with_feedback"]
 
 
 def measured_importance(

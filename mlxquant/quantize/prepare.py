@@ -25,7 +25,7 @@ from ..measure.windows import WINDOW, Tokens, cut, tokenize
 from ..models.source_model import SourceModel
 from ..run.model import context_length, load_tokenizer
 from ..save.folder import Staged
-from ..save.manifest import described_options, versions
+from ..save.manifest import versions
 from ..save.source_hash import stamps_of
 from ..save.stream import Options
 from .awq import awq
@@ -146,19 +146,22 @@ def read_calibration(source: SourceModel, request: Request) -> Calibration:
 
 
 def opened_workspace(
-    request: Request,
+    asked: Any,
     source: SourceModel,
     calibration: Calibration,
     output: Path,
     options: Options,
 ) -> Workspace:
-    """The workspace of this request for this model and text.
+    """The workspace of a calculation for this model and text.
+
+    Args:
+        asked: what else its steps depend on, as plain data.
 
     Raises:
         OutputError: it cannot be made, or is another run's.
     """
     identity = [
-        described_options(request),
+        asked,
         calibration.described(),
         versions(),
         source.config,
