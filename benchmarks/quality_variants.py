@@ -109,7 +109,7 @@ def _mlx_formats() -> Iterator[Variant]:
 #: sizes at which formats are chosen tensor by tensor: the bytes of these
 _SIZES = (
     *(f"mlx-lm/affine{bits}-g64/rtn" for bits in (2, 3, 4)),
-    *(f"llama.cpp/{name}/imatrix" for name in ("IQ2_M", "Q4_K_M", "Q6_K")),
+    *(f"llama.cpp/{name}/imatrix" for name in ("IQ2_M", "IQ3_XXS", "Q4_K_M", "Q5_K_S", "Q6_K")),
 )
 
 
@@ -148,8 +148,11 @@ TYPES = (
     "Q6_K",
 )  # fmt: skip
 
-#: made without importance: the most used ones
-PLAIN = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q6_K", "Q8_0")
+#: llama-quantize refuses to make these without importance
+_NEED_IMPORTANCE = ("IQ2_M", "IQ3_XXS", "IQ3_XS")
+
+#: made without importance
+PLAIN = (*(name for name in TYPES if name not in _NEED_IMPORTANCE), "Q8_0")
 
 #: types that llama.cpp runs too, the same from both programs
 IN_LLAMA_CPP = ("Q4_K_M", "Q3_K_M", "Q2_K")

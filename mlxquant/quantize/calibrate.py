@@ -27,7 +27,7 @@ from ..formats.base import STORAGE, Array, Format
 from ..formats.floats import to_float32
 from ..models.roles import role_of
 from ..models.source_model import SourceModel
-from .blocks import OUTSIDE, TABLES, BlockModel, Reached, assembled
+from .blocks import OUTSIDE, TABLES, BlockModel, assembled
 from .statistics import Statistics, blended
 from .streams import Stream, Tokens
 from .taps import Moments
@@ -213,17 +213,12 @@ def measure(
     Args:
         full: keep Σ x·xᵀ; experts: which to measure, None for all.
     """
-    (path, module), *_ = modules.items()
+    path, module = next(iter(modules.items()))
     count = getattr(module, "num_experts", None)
     if count is not None and experts is None:
         experts = range(count)
     sums = Moments(full=full, experts=experts)
-
-    def see(_: str, x: mx.array, indices: mx.array | None) -> None:
-        sums.add(x, indices)
-        raise Reached
-
-    stream.watch(index, {path: module}, see)
+    stream.watch(index, modules, sums.add)
     found = [sums.of_experts()[e] for e in experts] if experts else [sums.statistics()]
     if not all(each.is_finite for each in found):
         raise ModelError(

@@ -207,7 +207,7 @@ class _Pass:
             members = [self._targets[path] for path in group if path in self._targets]
             if not members:
                 continue
-            parts = measure(self._text, index, {group[0]: modules[group[0]]}, full=True)
+            parts = measure(self._text, index, {path: modules[path] for path in group}, full=True)
             whole = sum(parts[1:], parts[0])
             for target in members:
                 if index == OUTSIDE and self._is_embedding(target):

@@ -1,13 +1,13 @@
 """What goes into a model's linear modules, while it runs.
 
-A tapped module is of a class that hands its input to the watcher before it multiplies; everything
-else about it is unchanged. Modules that are given the same array form a group (q, k and v; gate and
-up): their inputs are measured once.
+A tapped module is of a class that hands its input to the watcher before it multiplies, and
+multiplies what the watcher gives back; everything else about it is unchanged. Modules that are
+given the same array form a group (q, k and v; gate and up): their inputs are measured once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,14 +18,14 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from .statistics import Statistics
 
-__all__ = ["Moments", "can_be_tapped", "tapped"]
+__all__ = ["Moments", "See", "can_be_tapped", "tapped"]
 
 _LINEAR = (nn.Linear, nn.QuantizedLinear)
 _EMBEDDING = (nn.Embedding, nn.QuantizedEmbedding)
 _SWITCH = (SwitchLinear, QuantizedSwitchLinear)
 
-#: (module's path, input, experts' indices or None)
-Seen = Callable[[str, mx.array, mx.array | None], None]
+#: (module's path, input, experts' indices or None) → what is multiplied
+See = Callable[[str, mx.array, mx.array | None], mx.array]
 
 
 def can_be_tapped(module: Any) -> bool:
@@ -34,8 +34,8 @@ def can_be_tapped(module: Any) -> bool:
 
 
 @contextmanager
-def tapped(modules: dict[str, Any], see: Seen) -> Iterator[None]:
-    """Within, `see` is called with the input of every one of these modules, before it multiplies.
+def tapped(modules: Mapping[str, Any], see: See) -> Iterator[None]:
+    """Within, every one of these modules multiplies what `see` makes of its input.
 
     Of an embedding it is the input of the output head that it also is, where it is one.
     """
@@ -49,18 +49,16 @@ def tapped(modules: dict[str, Any], see: Seen) -> Iterator[None]:
             module.__class__ = kinds[path]
 
 
-def _tapping(kind: Any, path: str, see: Seen) -> type:
+def _tapping(kind: Any, path: str, see: See) -> type:
     def linear(self: Any, x: mx.array) -> mx.array:
-        see(path, x, None)
-        return kind.__call__(self, x)  # type: ignore[no-any-return]
+        return kind.__call__(self, see(path, x, None))  # type: ignore[no-any-return]
 
     def as_linear(self: Any, x: mx.array) -> mx.array:
-        see(path, x, None)
-        return kind.as_linear(self, x)  # type: ignore[no-any-return]
+        return kind.as_linear(self, see(path, x, None))  # type: ignore[no-any-return]
 
     def switch(self: Any, x: mx.array, indices: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        see(path, x, indices)
-        return kind.__call__(self, x, indices, *args, **kwargs)  # type: ignore[no-any-return]
+        seen = see(path, x, indices)
+        return kind.__call__(self, seen, indices, *args, **kwargs)  # type: ignore[no-any-return]
 
     if issubclass(kind, _EMBEDDING):
         return type(kind.__name__, (kind,), {"as_linear": as_linear})
