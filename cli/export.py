@@ -56,7 +56,7 @@ def command(
     mlxquant export folder -o model.gguf
     mlxquant export org/model -o model.gguf --outtype f16
     """
-    from ..pipeline import export
+    from ..pipeline_gguf import export
     from .gguf_plans import show_inexact, show_result
     from .progress import ByteProgress, say_what_is_kept
 

@@ -48,7 +48,7 @@ def command(
     mlxquant imatrix folder -o folder.imatrix.gguf
     mlxquant imatrix folder -o folder.dat --calibrate my-text.txt
     """
-    from ..pipeline import importance
+    from ..pipeline_gguf import importance
     from .running import Progress
     from .tables import prepare, safe, say
 

@@ -150,7 +150,7 @@ def quantize_gguf(
     as_json: bool,
 ) -> None:
     """Quantize into a GGUF file and say what happened."""
-    from .. import pipeline
+    from .. import pipeline_gguf
     from ..quantize.llama_types import TypeRequest, parse_override, parse_tensor_type
     from ..save.to_gguf import part_size
     from .export import default_output
@@ -164,7 +164,7 @@ def quantize_gguf(
     output = output or default_output(model, request.file_type)
     try:
         with ByteProgress("quantizing") as progress:
-            result = pipeline.quantize_gguf(
+            result = pipeline_gguf.quantize_gguf(
                 model,
                 output,
                 request,

@@ -28,15 +28,8 @@ from .errors import (
     WorkError,
     WriteError,
 )
-from .pipeline import (
-    export,
-    import_gguf,
-    importance,
-    load,
-    open_checkpoint,
-    quantize,
-    quantize_gguf,
-)
+from .pipeline import import_gguf, load, open_checkpoint, quantize
+from .pipeline_gguf import export, importance, quantize_gguf
 
 __version__ = "0.1.0"
 

@@ -24,7 +24,8 @@ from mlxquant.measure.bytes_per_token import (
 )
 from mlxquant.measure.energy import PowerMeter, Sample, joules, parse_samples
 from mlxquant.measure.timed import Timed, can_batch, timed_run
-from mlxquant.pipeline import open_checkpoint, quantize_gguf
+from mlxquant.pipeline import open_checkpoint
+from mlxquant.pipeline_gguf import quantize_gguf
 
 #: macOS 15, two blocks; the power of the second is printed in watts, as some versions do
 POWERMETRICS = """\

@@ -17,7 +17,8 @@ from mlxquant.inspection.facts import open_path
 from mlxquant.measure import results
 from mlxquant.measure.describe import describe
 from mlxquant.measure.fingerprint import fingerprint
-from mlxquant.pipeline import export, import_gguf, quantize_gguf
+from mlxquant.pipeline import import_gguf
+from mlxquant.pipeline_gguf import export, quantize_gguf
 
 WEIGHTS = 7_344_384
 

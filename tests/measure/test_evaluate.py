@@ -20,7 +20,7 @@ from mlxquant.measure.perplexity import measure_perplexity
 from mlxquant.measure.reference import open_reference
 from mlxquant.measure.session import load_to_measure
 from mlxquant.measure.text import Cutting, Text, read_text
-from mlxquant.pipeline import export
+from mlxquant.pipeline_gguf import export
 
 EXCERPT = Path(__file__).parent.parent / "data" / "text" / "eval-excerpt.txt"
 CUTTING = Cutting(length=48, most=4)

@@ -17,7 +17,8 @@ from mlxquant.measure.layers import LayersReport, measure_layers
 from mlxquant.measure.replaced import can_replace, replaced
 from mlxquant.measure.session import load_to_measure
 from mlxquant.measure.text import Cutting, Text, read_text
-from mlxquant.pipeline import import_gguf, quantize_gguf
+from mlxquant.pipeline import import_gguf
+from mlxquant.pipeline_gguf import quantize_gguf
 
 EXCERPT = Path(__file__).parent.parent / "data" / "text" / "eval-excerpt.txt"
 CUTTING = Cutting(length=32, most=2)

@@ -34,7 +34,7 @@ from mlxquant.errors import MlxquantError
 from mlxquant.files.gguf_values import Value
 from mlxquant.load.from_gguf import GgufCheckpoint
 from mlxquant.models.mlx_lm import resolve_model
-from mlxquant.pipeline import quantize_gguf
+from mlxquant.pipeline_gguf import quantize_gguf
 from mlxquant.quantize.llama_types import TypeRequest
 from mlxquant.run.model import load
 from mlxquant.run.packed import build_model
