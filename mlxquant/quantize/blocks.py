@@ -207,13 +207,16 @@ class BlockModel:
         """Within, a call of a layer is one of `route(layer, its class, x, args, kwargs)`."""
         kinds = [type(layer) for layer in self._layers]
         made: dict[type, type] = {}
+        # classes are garbage that waits for the collector: what the router holds must not
+        held = [route]
         try:
             for layer, kind in zip(self._layers, kinds, strict=True):
-                layer.__class__ = made.setdefault(kind, _routing(kind, route))
+                layer.__class__ = made.setdefault(kind, _routing(kind, held))
             yield
         finally:
             for layer, kind in zip(self._layers, kinds, strict=True):
                 layer.__class__ = kind
+            held.clear()
 
     def _read(self, name: str) -> mx.array:
         """A parameter from the checkpoint, in the element type that the model runs in."""
@@ -262,8 +265,8 @@ def assembled(shape: tuple[int, ...], parts: Iterable[mx.array | Array]) -> mx.a
     return mx.zeros(shape) if whole is None else whole.reshape(shape)
 
 
-def _routing(kind: Any, route: Any) -> type:
+def _routing(kind: Any, held: list[Any]) -> type:
     def call(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return route(self, kind, x, args, kwargs)
+        return held[0](self, kind, x, args, kwargs)
 
     return type(kind.__name__, (kind,), {"__call__": call})

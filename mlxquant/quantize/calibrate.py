@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -373,7 +373,7 @@ def _encode_experts(
             some = range(first, min(first + at_a_time, count))
             found = measure(stream, index, modules, full=True, experts=some)
             if everyone is None:
-                everyone = sum(found[1:], found[0])
+                everyone = sum(found[1:], replace(found[0]))
             for expert, own in zip(some, found, strict=True):
                 if own.count < FEW_TOKENS:
                     few.append(own.count)

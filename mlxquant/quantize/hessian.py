@@ -136,7 +136,9 @@ def factorize(hessian: Array, damping: float = DAMPING) -> Hessian:
     reverse = order[::-1]
     matrix = exact.astype(np.float32)
     del exact  # of a wide layer it is a quarter of a gigabyte
-    turned = matrix[reverse[:, None], reverse].astype(np.float64)
+    turned = np.empty(matrix.shape)
+    for some in _blocks(len(matrix)):
+        turned[some] = matrix[reverse[some, None], reverse]
     added, raised = damping, max(damping, 1e-7)
     while True:
         np.fill_diagonal(turned, diagonal[reverse] + (added if diagonal.any() else 1))
@@ -202,13 +204,14 @@ def _mirror(a: Float64) -> None:
 
 
 def _feedback(a: Float64, pivots: Float64) -> Float32:
-    """M_jc / M_cc of the lower triangle's factor, in the order: float32 [k, k]."""
-    k = len(a)
-    found = np.zeros((k, k), np.float32)
-    for rows in _blocks(k):
-        part = np.tril(a[rows], rows.start) / pivots
-        found[k - rows.stop : k - rows.start] = part[::-1, ::-1]
-    return found
+    """M_jc / M_cc of the lower triangle's factor, in the order: float32 [k, k].
+
+    It takes the place of the factor, every row in the first half of what its float64 took.
+    """
+    found = a.view(np.float32)[:, : len(a)]
+    for rows in _blocks(len(a)):
+        found[rows] = (np.tril(a[rows], rows.start) / pivots)[:, ::-1]
+    return found[::-1]
 
 
 def tied(hessian: Array, share: float = 1.0) -> Float64:

@@ -363,7 +363,7 @@ def _staged(work: Workspace, target: Target, begin: int, end: int) -> tuple[Arra
 
 
 class Encoder:
-    """A method as `calibrate.Encode`; factorizes the moments of each input once."""
+    """A method as `calibrate.Encode`; factorizes the moments of each input once, and takes them."""
 
     def __init__(self, method: str) -> None:
         self._method = method
@@ -383,11 +383,13 @@ class Encoder:
         return fmt.encode(rows, importance)
 
     def _factorized(self, statistics: Statistics | None) -> Hessian | None:
-        if statistics is None or statistics.hessian is None:
+        if self._of is statistics and statistics is not None:
+            return self._factors
+        self._of = self._factors = None  # before the next ones are made
+        moments: Any = statistics.take() if statistics else None
+        if statistics is None or moments is None:
             return None
-        if self._of is not statistics:
-            moments: Any = statistics.hessian
-            if statistics.looked_up:
-                moments = tied(moments)
-            self._of, self._factors = statistics, factorize(moments)
+        if statistics.looked_up:
+            moments = tied(moments)
+        self._of, self._factors = statistics, factorize(moments)
         return self._factors

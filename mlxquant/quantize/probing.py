@@ -209,17 +209,19 @@ class _Pass:
                 continue
             parts = measure(self._text, index, {path: modules[path] for path in group}, full=True)
             whole = sum(parts[1:], parts[0])
+            hessian = whole.hessian
             for target in members:
                 if index == OUTSIDE and self._is_embedding(target):
                     whole = replace(whole, looked_up=True)
-                found[target.path] = self._errors(target, whole)
+                found[target.path] = self._errors(target, whole, hessian)
         self._work.put(step, {}, found)
 
-    def _errors(self, target: Target, statistics: Statistics) -> dict[str, Any]:
+    def _errors(
+        self, target: Target, statistics: Statistics, hessian: Float32 | None = None
+    ) -> dict[str, Any]:
         count = math.prod(target.shape[:-1])
         picked = np.unique(np.linspace(0, count - 1, min(_ROWS, count)).astype(int))
         rows = np.concatenate([target.rows(int(i), int(i) + 1) for i in picked])
-        hessian = statistics.hessian
         found = {}
         for level in self._levels:
             fmt = _level(target.shape[-1], level)

@@ -53,6 +53,11 @@ class Statistics:
         hessian: Float32 = self.moments / np.float32(self.count)
         return hessian
 
+    def take(self) -> Float32 | None:
+        """The moments, which are forgotten here: of a wide layer they are hundreds of megabytes."""
+        moments, self.moments = self.moments, None
+        return moments if self.count else None
+
     @property
     def is_finite(self) -> bool:
         """Whether no input was NaN, infinite, or so large that its square is."""

@@ -40,24 +40,27 @@ def tapped(modules: Mapping[str, Any], see: See) -> Iterator[None]:
     Of an embedding it is the input of the output head that it also is, where it is one.
     """
     kinds = {path: type(module) for path, module in modules.items()}
+    # classes are garbage that waits for the collector: what the watcher holds must not
+    held = [see]
     try:
         for path, module in modules.items():
-            module.__class__ = _tapping(kinds[path], path, see)
+            module.__class__ = _tapping(kinds[path], path, held)
         yield
     finally:
         for path, module in modules.items():
             module.__class__ = kinds[path]
+        held.clear()
 
 
-def _tapping(kind: Any, path: str, see: See) -> type:
+def _tapping(kind: Any, path: str, held: list[See]) -> type:
     def linear(self: Any, x: mx.array) -> mx.array:
-        return kind.__call__(self, see(path, x, None))  # type: ignore[no-any-return]
+        return kind.__call__(self, held[0](path, x, None))  # type: ignore[no-any-return]
 
     def as_linear(self: Any, x: mx.array) -> mx.array:
-        return kind.as_linear(self, see(path, x, None))  # type: ignore[no-any-return]
+        return kind.as_linear(self, held[0](path, x, None))  # type: ignore[no-any-return]
 
     def switch(self: Any, x: mx.array, indices: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        seen = see(path, x, indices)
+        seen = held[0](path, x, indices)
         return kind.__call__(self, seen, indices, *args, **kwargs)  # type: ignore[no-any-return]
 
     if issubclass(kind, _EMBEDDING):
