@@ -1,0 +1,102 @@
+// What every format's decoder shares: loads, small integers out of bytes, and where weights stand.
+//
+// A format is a struct of constants and one function:
+//
+//     weights, bytes    of a block
+//     align             what a block's address is a multiple of: 4, 2 or 1
+//     chunk             weights that one thread decodes; a block has weights / chunk parts
+//     run, stride       weight i of part p is weight first(p) + i / run * stride + i % run of the
+//                       block: a part is chunk / run runs of `run` neighbours
+//     first(p)          as above
+//     decode(b, p, w)   writes w[0 … chunk), the weights of part p of the block at b
+//
+// Parts follow the bytes, not the columns: where codes lie in planes, a part is what the same few
+// bytes hold. So each byte of codes is loaded by one thread (of high bits, by two at most), and only
+// scales are loaded by several. Each decoder rounds as `decode_blocks` of mlxquant/formats does.
+//
+// Nothing here may depend on the fusing of a multiplication and an addition. Loops are unrolled whole:
+// what a thread holds has to be in registers, which have no addresses.
+
+#define UNROLL _Pragma("clang loop unroll(full)")
+
+// Parts of 32 neighbours.
+struct InOrder {
+    static constant constexpr int chunk = 32, run = 32, stride = 32;
+
+    static int first(int part) { return 32 * part; }
+};
+
+// Parts of a 256-weight block in 4-bit planes of 32 bytes: 16 bytes, and so two runs of 16.
+struct NibblePlanes {
+    static constant constexpr int chunk = 32, run = 16, stride = 32;
+
+    static int first(int part) { return 64 * (part / 2) + 16 * (part % 2); }
+};
+
+// Parts of a 256-weight block in 2-bit planes of 32 bytes: 8 bytes, and so four runs of 8.
+struct CrumbPlanes {
+    static constant constexpr int chunk = 32, run = 8, stride = 32;
+
+    static int first(int part) { return 128 * (part / 4) + 8 * (part % 4); }
+};
+
+// A little-endian uint16 at a multiple of `align`.
+template <int align>
+inline uint load16(const device uchar* at) {
+    if (align >= 2) {
+        return *reinterpret_cast<const device ushort*>(at);
+    }
+    return uint(at[0]) | uint(at[1]) << 8;
+}
+
+// A little-endian uint32 at a multiple of `align`.
+template <int align>
+inline uint load32(const device uchar* at) {
+    if (align >= 4) {
+        return *reinterpret_cast<const device uint*>(at);
+    }
+    return load16<align>(at) | load16<align>(at + 2) << 16;
+}
+
+// A float16 as float.
+inline float half_of(uint bits) {
+    return float(as_type<half>(ushort(bits)));
+}
+
+// A float16 field, at a multiple of 2.
+inline float load_half(const device uchar* at) {
+    return half_of(load16<2>(at));
+}
+
+// `count` bytes, a multiple of 4, in registers.
+template <int count>
+struct Bytes {
+    uint words[count / 4];
+
+    // Bits `shift` to `shift + width - 1` of byte i.
+    int bits(int i, int shift, int width) const {
+        return int(words[i / 4] >> (8 * (i % 4) + shift) & ((1u << width) - 1));
+    }
+};
+
+// `count` bytes at a multiple of `align`.
+template <int count, int align>
+inline Bytes<count> load_bytes(const device uchar* at) {
+    Bytes<count> loaded;
+    UNROLL
+    for (int i = 0; i < count / 4; ++i) {
+        loaded.words[i] = load32<align>(at + 4 * i);
+    }
+    return loaded;
+}
+
+// A float as T, rounded to nearest, ties to even.
+template <typename T>
+inline T rounded(float value) {
+    return T(value);
+}
+
+// Byte i of a word.
+inline int byte_of(uint word, int i) {
+    return int(word >> (8 * i) & 255);
+}

@@ -1,0 +1,33 @@
+// What the formats with codebooks (IQ1, IQ2, IQ3) share: signs, and points times a scale.
+//
+// The tables hold a point's coordinates in a byte each, the first one lowest (IQ1_S: in 2 bits, one
+// more than the coordinate).
+
+#include "blocks.metal"
+
+// Of seven signs, the eighth makes the number of negative weights even.
+inline uint with_eighth(uint seven) {
+    return seven | (popcount(seven) & 1) << 7;
+}
+
+// The value, negated where bit j of the mask is set.
+inline float signed_by(float value, uint mask, int j) {
+    return as_type<float>(as_type<uint>(value) ^ (mask >> j & 1) << 31);
+}
+
+// Four weights: a point's coordinates times the scale, with signs from bit `at` of the mask on.
+inline void four_weights(uint point, float scale, uint mask, int at, thread float* w) {
+    UNROLL
+    for (int j = 0; j < 4; ++j) {
+        w[j] = signed_by(float(byte_of(point, j)) * scale, mask, at + j);
+    }
+}
+
+// Eight weights of a point of IQ1_S: (coordinate ± 1/8) times the scale.
+inline void eight_shifted(uint point, uint negative, float scale, thread float* w) {
+    const float shift = negative ? -0.125f : 0.125f;
+    UNROLL
+    for (int j = 0; j < 8; ++j) {
+        w[j] = (float(int(point >> (2 * j) & 3) - 1) + shift) * scale;
+    }
+}

@@ -1,0 +1,37 @@
+// NVFP4 as ggml stores it: four groups of 16 in one block, each with a scale of its own.
+//
+//     36 bytes, 4.5 bits per weight
+//     ┌─────┬──────────────────────────────────────────────┐
+//     │ d 4 │ qs                                        32 │
+//     └─────┴──────────────────────────────────────────────┘
+//
+//     d    byte s is the scale of group s: E4M3 without a sign; 0x7F is 0, 0xFF is 480
+//     qs   E2M1; byte 8·s + j holds weights j (low nibble) and j + 8 of group s
+//
+//     w = d / 2 · twice the level
+
+#include "blocks.metal"
+#include "tables/TWICE_E2M1.metal"
+
+struct NVFP4 : InOrder {
+    static constant constexpr int weights = 64, bytes = 36, align = 4;
+
+    // E4M3's bits are those of a float16 with another bias: 2^8 times as large, subnormal ones too.
+    static float half_scale(uint code) {
+        return code == 0x7F ? 0.0f : half_of((code & 0x7F) << 7) * 128.0f;
+    }
+
+    static void decode(const device uchar* block, int part, thread float* w) {
+        const uint scales = load16<2>(block + 2 * part);
+        const Bytes<16> qs = load_bytes<16, 4>(block + 4 + 16 * part);
+        UNROLL
+        for (int group = 0; group < 2; ++group) {
+            const float d = half_scale(scales >> (8 * group) & 255);
+            UNROLL
+            for (int j = 0; j < 8; ++j) {
+                w[16 * group + j] = TWICE_E2M1[qs.bits(8 * group + j, 0, 4)] * d;
+                w[16 * group + j + 8] = TWICE_E2M1[qs.bits(8 * group + j, 4, 4)] * d;
+            }
+        }
+    }
+};

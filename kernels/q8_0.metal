@@ -1,0 +1,26 @@
+// Q8_0: 32 weights of 8 bits and one scale.
+//
+//     34 bytes, 8.5 bits per weight
+//     ┌─────┬──────────────────────────────────────────┐
+//     │ d 2 │ qs                                    32 │
+//     └─────┴──────────────────────────────────────────┘
+//
+//     d    float16
+//     qs   int8
+//
+//     w = d · q,   q = -128 … 127
+
+#include "blocks.metal"
+
+struct Q8_0 : InOrder {
+    static constant constexpr int weights = 32, bytes = 34, align = 2;
+
+    static void decode(const device uchar* block, int, thread float* w) {
+        const float d = load_half(block);
+        const Bytes<32> qs = load_bytes<32, 2>(block + 2);
+        UNROLL
+        for (int j = 0; j < 32; ++j) {
+            w[j] = float(char(qs.bits(j, 0, 8))) * d;
+        }
+    }
+};

@@ -1,0 +1,102 @@
+"""Which kernels there are, and the whole Metal source of each: one text for a GPU and a processor.
+
+>>> "Q4_K" in FORMATS
+True
+>>> header("Q4_K", DEQUANTIZE).startswith("// ")
+True
+
+A kernel is a call of a function template with a format. `header` puts together what the call needs:
+the template's file, the format's file, and whatever these include, each once. An include of
+`tables/<name>.metal` stands for what tables.py writes. MLX gets the header and the call
+(metal.py), the host's compiler the same two (host/entries.py).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from .tables import table
+
+__all__ = ["DEQUANTIZE", "FORMATS", "ROWS", "Kernel", "call", "header", "resolve"]
+
+#: ggml's names of the formats that have kernels; <name in lower case>.metal defines struct <name>
+FORMATS = (
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+    *("IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "IQ1_M"),
+    *("TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q1_0", "Q2_0"),
+)
+
+_INCLUDE = re.compile(r'^#include "([\w/]+)\.metal"\n', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One function template of a .metal file, as a kernel of MLX.
+
+    Attributes:
+        name: part of the kernel's name.
+        file: where the template is.
+        inputs: names of the input arrays, in order; the output is `out`.
+        body: the call, with FORMAT for the format's struct. It may name the inputs, `<input>_shape`
+            and `thread_position_in_grid`, whose x runs over the parts of a block.
+    """
+
+    name: str
+    file: str
+    inputs: tuple[str, ...]
+    body: str
+
+
+#: wire uint8 [n, bytes] → out [n, k]; grid (parts, blocks, 1)
+DEQUANTIZE = Kernel(
+    "dequantize",
+    "dequantize",
+    ("wire",),
+    "dequantize<FORMAT>(wire, out, thread_position_in_grid);",
+)
+
+#: wire uint8 [n, bytes], ids uint32 [m] → out [m, k]; grid (parts, blocks of a row, m)
+ROWS = Kernel(
+    "dequantize_rows",
+    "dequantize",
+    ("wire", "ids"),
+    "dequantize_row<FORMAT>(wire, wire_shape[0], wire_shape[1], ids[thread_position_in_grid.z], "
+    "out, thread_position_in_grid);",
+)
+
+
+def call(name: str, kernel: Kernel) -> str:
+    """The kernel's body for the format of that name."""
+    return kernel.body.replace("FORMAT", name)
+
+
+@cache
+def header(name: str, *kernels: Kernel) -> str:
+    """Everything that the calls of these kernels need for the format of that name."""
+    wanted = dict.fromkeys((name.lower(), *(kernel.file for kernel in kernels)))
+    return resolve("".join(f'#include "{file}.metal"\n' for file in wanted))
+
+
+def resolve(text: str) -> str:
+    """`text` with every included file in place of its first include, and the later ones gone."""
+    seen: set[str] = set()
+
+    def included(match: re.Match[str]) -> str:
+        file = match[1]
+        if file in seen:
+            return ""
+        seen.add(file)
+        return _INCLUDE.sub(included, _read(file))
+
+    return _INCLUDE.sub(included, text)
+
+
+def _read(file: str) -> str:
+    folder, _, name = file.rpartition("/")
+    if folder == "tables":
+        return table(name)
+    return files(__package__).joinpath(f"{file}.metal").read_text(encoding="utf-8") + "\n"

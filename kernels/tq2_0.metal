@@ -1,0 +1,30 @@
+// TQ2_0: 256 weights of three levels in 2 bits, one scale.
+//
+//     66 bytes, 2.0625 bits per weight
+//     ┌──────────────────────────────────────────────┬─────┐
+//     │ qs                                        64 │ d 2 │
+//     └──────────────────────────────────────────────┴─────┘
+//
+//     qs   2-bit planes of 32 bytes: byte l of run n holds weights 128·n + l, + 32, + 64 and + 96,
+//          low bits first
+//     d    float16
+//
+//     w = d · (q - 1),   q = 0 … 3
+
+#include "blocks.metal"
+
+struct TQ2_0 : CrumbPlanes {
+    static constant constexpr int weights = 256, bytes = 66, align = 2;
+
+    static void decode(const device uchar* block, int part, thread float* w) {
+        const float d = load_half(block + 64);
+        const Bytes<8> qs = load_bytes<8, 2>(block + 8 * part);
+        UNROLL
+        for (int p = 0; p < 4; ++p) {
+            UNROLL
+            for (int j = 0; j < 8; ++j) {
+                w[8 * p + j] = float(qs.bits(j, 2 * p, 2) - 1) * d;
+            }
+        }
+    }
+};
