@@ -114,8 +114,8 @@ _SIZES = (
 
 
 def _chosen() -> Iterator[Variant]:
-    """MLX's formats, tensor by tensor, in the bytes of others; at 3 bits with training too."""
-    for method, more, keys in (("gptq", (), _SIZES), ("gptq+distill", ("--distill",), _SIZES[1:2])):
+    """MLX's formats, tensor by tensor, in the bytes of others; in mlx-lm's with training too."""
+    for method, more, keys in (("gptq", (), _SIZES), ("gptq+distill", ("--distill",), _SIZES[:3])):
         for key in keys:
             tool, name, _ = key.split("/")
             size = ("--target-size", f"{{bytes:{key}}}")

@@ -79,13 +79,17 @@ def floats_of(node: Node) -> Node:
 
 
 def _decoded(node: Node, block: GgmlFormat, kind: GgmlType) -> Node:
+    from mlxquant import kernels
+
     def compute(region: Region) -> Array:
         columns = region[-1]
         first, last = columns[0] // kind.block_size, columns[-1] // kind.block_size + 1
         wire = node.compute(
             (*region[:-1], range(first * kind.block_bytes, last * kind.block_bytes))
         )
-        rows = block.decode((np.ascontiguousarray(wire).reshape(-1, wire.shape[-1]),))
+        # one thread: whoever works through a model has threads of its own
+        blocks = np.ascontiguousarray(wire).reshape(-1, wire.shape[-1])
+        rows = kernels.dequantize(blocks, block, threads=1)
         start = first * kind.block_size
         picked = rows[:, columns[0] - start : columns[-1] + 1 - start : columns.step]
         return picked.reshape([len(each) for each in region])

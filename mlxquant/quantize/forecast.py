@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.mlx_format import MlxFormat
+from .schedule import Schedule
 from .search import search
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ __all__ = ["Forecast", "forecast"]
 _ROWS, _COLUMNS = 64, 4096
 
 #: passes through all layers: statistics for every group of inputs and for a tied head, and a last
-#: measurement; of training, forwards and back, with the original's head
-_PASSES, _TRAINING = 6.0, 6.0
+#: measurement; of an epoch of training, forwards and back, with the original's head
+_PASSES, _TRAINING = 3.0, 6.0
 
 #: windows that divergences of single tensors are measured on, and widths that each is rounded to
 _PROBES = 4 * 2
@@ -98,7 +99,7 @@ def forecast(source: SourceModel, request: Request, threads: int | None = None) 
         parts["formats"] = probes + _MENU * tried * plain
     parts["gptq"] = weights * _gptq_seconds(fmt, rows)
     if request.distill:
-        parts["training"] = _TRAINING * through
+        parts["training"] = _TRAINING * Schedule.epochs * through
     return Forecast(parts, _memory(source, modules, request, weights))
 
 
@@ -158,7 +159,7 @@ def _memory(source: SourceModel, modules: list[Module], request: Request, weight
     outside = 4 * (weights - inside)
     widest = max(module.shape[-1] for module in modules)
     largest = max(2 * layer, 2 * outside, 4 * weights if request.distill else 0)
-    return _CALIBRATION + largest + 24 * widest * widest
+    return _CALIBRATION + largest + 16 * widest * widest
 
 
 def _duration(seconds: float) -> str:

@@ -39,13 +39,14 @@ from .calibrate import (
     real_values,
     wire_step,
 )
-from .distill import Schedule, distill_plan
+from .distill import distill_plan
 from .gptq import encode
 from .hessian import Hessian, factorize, tied
 from .outcome import whole_divergence
 from .policy import Plan, make_plan
 from .request import Request
 from .rows import float32_rows
+from .schedule import Schedule
 from .search import search
 from .sensitivity import Calibration as Correction
 from .spending import Spending

@@ -23,11 +23,12 @@ from mlxquant.models.source_model import SourceModel
 from mlxquant.quantize import distill as distilling
 from mlxquant.quantize.blocks import BlockModel
 from mlxquant.quantize.calibrate import Target, quantize_layers, wire_step
-from mlxquant.quantize.distill import Distilled, Schedule, distill, held_out
+from mlxquant.quantize.distill import Distilled, distill, held_out
 from mlxquant.quantize.outcome import kl_of
 from mlxquant.quantize.policy import make_plan
 from mlxquant.quantize.request import Request
 from mlxquant.quantize.rows import float32_rows
+from mlxquant.quantize.schedule import Schedule
 from mlxquant.quantize.student import Student, is_norm, scales_of
 from mlxquant.quantize.workspace import Workspace
 
