@@ -8,7 +8,7 @@ from mlxquant.formats.affine import Affine
 from mlxquant.formats.base import Array
 from mlxquant.formats.floats import Float32, from_float32
 
-from .host import affine, affine_reason
+from .host.affine import kernel_for, reason_for
 
 __all__ = ["available", "reason", "search_affine"]
 
@@ -27,7 +27,7 @@ def search_affine(
     Returns: the arrays of `target.encode`, as mlxquant/quantize/search_affine.py makes them; None
         where there is no kernel, or a weight is NaN or infinite: NumPy says which.
     """
-    kernel = affine(target) if groups.size else None
+    kernel = kernel_for(target) if groups.size else None
     if kernel is None:
         return None
     codes, scales, biases = kernel.search(groups, weights, target.dtype, threads)
@@ -43,4 +43,4 @@ def available(target: Affine) -> bool:
 
 def reason(target: Affine) -> str | None:
     """Why no kernel searches for the format here, in one line; None where one does."""
-    return affine_reason(target)
+    return reason_for(target)

@@ -13,15 +13,6 @@ Nothing here raises for a compiler that is missing or a kernel that is wrong: `l
 
 from __future__ import annotations
 
-from .affine import AffineSearch, affine, affine_reason
 from .library import Library, forget, library, reason
 
-__all__ = [
-    "AffineSearch",
-    "Library",
-    "affine",
-    "affine_reason",
-    "forget",
-    "library",
-    "reason",
-]
+__all__ = ["Library", "forget", "library", "reason"]

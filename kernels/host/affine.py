@@ -14,7 +14,7 @@ from ..source import SEARCHED_BITS
 from . import entries
 from .library import cores, held, prepared, shared
 
-__all__ = ["AffineSearch", "affine", "affine_reason", "example"]
+__all__ = ["AffineSearch", "check", "example", "kernel_for", "reason_for"]
 
 #: of affine_search.metal, in its order
 _TYPES = ("F32", "F16", "BF16")
@@ -84,14 +84,14 @@ class AffineSearch:
         return codes, scales, biases
 
 
-def affine(target: Affine) -> AffineSearch | None:
+def kernel_for(target: Affine) -> AffineSearch | None:
     """The checked kernel for a format, or None; the first call may compile for a moment."""
     found = _held(target)
     return found if isinstance(found, AffineSearch) else None
 
 
-def affine_reason(target: Affine) -> str | None:
-    """Why `affine` gives None; None where it gives a kernel."""
+def reason_for(target: Affine) -> str | None:
+    """Why `kernel_for` gives None; None where it gives a kernel."""
     found = _held(target)
     return found if isinstance(found, str) else None
 

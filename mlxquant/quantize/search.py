@@ -52,7 +52,7 @@ def search(
         # here, so that what quantizes nothing never loads it
         from ..kernels.search import search_affine as by_kernel
 
-        found = by_kernel(target, groups, weights, threads=1)
+        found: tuple[Array, ...] | None = by_kernel(target, groups, weights, threads=1)
         if found is not None:
             return found
     return search_affine(target, groups, weights)
