@@ -7,6 +7,8 @@
 // Arithmetic, comparison, `mask ? a : b`, & and | are the language's own; what differs has a name
 // here, or for a processor in shim.h. A number for every lane is Floats(1.0f).
 
+#include "blocks.metal"
+
 #ifndef LANES
 #define LANES 1
 

@@ -221,6 +221,30 @@ def test_the_known_answer_has_every_kind(size: int) -> None:
         assert (weights == 0).any()
 
 
+@pytest.mark.parametrize("target", [Affine(4, 64), Affine(5, 32), Affine(3, 128)], ids=str)
+def test_one_lane_gives_the_same(
+    target: Affine, clang: Compiler, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU has it: a group a thread, plain numbers for vectors."""
+    text = entries.search_program(target.bits, target.group_size)
+    begin, end = text.index("// What lanes.metal asks for."), text.index("// What every format's")
+    scalars = (
+        f"inline float {name}(float value) {{ return __builtin_{of}(value); }}\n"
+        for name, of in (("rint", "roundevenf"), ("floor", "floorf"), ("fabs", "fabsf"))
+    )
+    one = "".join((text[:begin], *scalars, text[end:]))
+    assert "#define LANES 1\n" in one
+    assert "#define LANES 16\n" not in one
+    monkeypatch.setattr(entries, "search_program", lambda *_: one)
+    monkeypatch.setattr(affine, "_LANES", 1)
+    for dtype in FLOATS:
+        typed = Affine(target.bits, target.group_size, dtype)
+        groups = kinds(target.group_size, dtype)
+        for which, weights in importances(target.group_size, 3).items():
+            for what, values in groups.items():
+                check(typed, values, weights, f"{what}, importance {which}")
+
+
 @every
 def test_the_compiler_takes_it_without_warnings(target: Affine, clang: Compiler) -> None:
     text = entries.search_program(target.bits, target.group_size)
