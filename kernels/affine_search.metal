@@ -14,6 +14,9 @@
 #include "blocks.metal"
 #include "lanes.metal"
 
+// For a loop that writes single lanes: unrolled whole, it would have them in registers.
+#define UNROLL_EIGHT _Pragma("clang loop unroll_count(8)")
+
 enum StoredType { STORED_F32 = 0, STORED_F16 = 1, STORED_BF16 = 2 };
 
 // The nearest number of the type.
@@ -174,11 +177,13 @@ struct AffineSearch {
         for (int l = 0; l < LANES; ++l) {
             const ulong number = first + l < count ? first + l : count - 1;
             const device float* row = rows + number * size;
+            UNROLL_EIGHT
             for (int i = 0; i < size; ++i) {
                 set_lane(group.x[i], l, row[i]);
             }
             if (weighted) {
                 const device float* share = importance + number % columns * size;
+                UNROLL_EIGHT
                 for (int i = 0; i < size; ++i) {
                     set_lane(group.v[weighted ? i : 0], l, share[i]);
                 }
