@@ -7,6 +7,8 @@
     <format>.metal      a struct: what a block's bytes mean, as in mlxquant/formats
     dequantize.metal    kernels for any such struct
     source.py           puts a kernel's source together; tables.py writes the codebooks
+    affine_search.metal the search for the scales of MLX's affine formats, in lanes (lanes.metal)
+    search.py           calls it
     metal.py            on a GPU, through mx.fast.metal_kernel
     host/               on this processor, through clang
 

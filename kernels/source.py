@@ -20,7 +20,17 @@ from importlib.resources import files
 
 from .tables import table
 
-__all__ = ["DEQUANTIZE", "FORMATS", "ROWS", "Kernel", "call", "header", "resolve"]
+__all__ = [
+    "DEQUANTIZE",
+    "FORMATS",
+    "ROWS",
+    "SEARCHED_BITS",
+    "Kernel",
+    "affine_search",
+    "call",
+    "header",
+    "resolve",
+]
 
 #: ggml's names of the formats that have kernels; <name in lower case>.metal defines struct <name>
 FORMATS = (
@@ -29,6 +39,9 @@ FORMATS = (
     *("IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "IQ1_M"),
     *("TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q1_0", "Q2_0"),
 )
+
+#: widths of affine formats that have a kernel for the search; at 1 bit it sorts
+SEARCHED_BITS = (2, 3, 4, 5, 6, 8)
 
 _INCLUDE = re.compile(r'^#include "([\w/]+)\.metal"\n', re.MULTILINE)
 
@@ -79,6 +92,12 @@ def header(name: str, *kernels: Kernel) -> str:
     """Everything that the calls of these kernels need for the format of that name."""
     wanted = dict.fromkeys((name.lower(), *(kernel.file for kernel in kernels)))
     return resolve("".join(f'#include "{file}.metal"\n' for file in wanted))
+
+
+@cache
+def affine_search() -> str:
+    """Everything that the search for affine formats needs, of any width and group size."""
+    return resolve('#include "affine_search.metal"\n')
 
 
 def resolve(text: str) -> str:

@@ -98,3 +98,12 @@ def own_hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, N
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf-home")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_kernel_cache(pytestconfig: pytest.Config) -> Generator[None, None, None]:
+    """Kernels that tests compile stay in pytest's own cache, from run to run, never in the user's:
+    files there are named by what they depend on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLXQUANT_CACHE", str(pytestconfig.cache.mkdir("mlxquant")))
+        yield

@@ -5,6 +5,7 @@
     store.py          compiled libraries in the user's cache
     known_answer.py   a library against NumPy, once
     library.py        what a process holds of a format, and calls
+    affine.py         the same for the search of affine formats
 
 Nothing here raises for a compiler that is missing or a kernel that is wrong: `library` gives None,
 `reason` says why, and NumPy does the work.

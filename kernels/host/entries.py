@@ -7,15 +7,18 @@ Of every kernel and every element type there is one function, `<kernel>_<dtype>`
 It runs the threads of a grid (parts of a block, height, depth) whose y + height · z lies from
 `begin` up to `end`, one after another, so that several processor threads can share a grid. Only
 kernels without barriers may run so. `ids` is null where the kernel has none.
+
+The search for affine formats has two functions, `search` and `search_weighted`; without importance
+it is null.
 """
 
 from __future__ import annotations
 
 from importlib.resources import files
 
-from ..source import DEQUANTIZE, ROWS, call, header
+from ..source import DEQUANTIZE, ROWS, affine_search, call, header
 
-__all__ = ["DTYPES", "KERNELS", "program"]
+__all__ = ["DTYPES", "KERNELS", "program", "search_program"]
 
 #: the project's names of element types → Metal's
 DTYPES = {"F32": "float", "F16": "half", "BF16": "bfloat"}
@@ -41,6 +44,20 @@ extern "C" __attribute__((visibility("default"))) void {symbol}(
 """
 
 
+_SEARCH = """
+extern "C" __attribute__((visibility("default"))) void {symbol}(
+    const device float* rows, const device float* importance, uint columns, int type, ulong count,
+    device uint* codes, device float* scales, device float* biases, ulong begin, ulong end
+) {{
+    for (ulong item = begin; item < end; ++item) {{
+        affine_search<{bits}, {size}, {weighted}>(
+            rows, importance, columns, type, count, codes, scales, biases, item
+        );
+    }}
+}}
+"""
+
+
 def program(name: str) -> str:
     """The translation unit of one format's library."""
     entries = (
@@ -48,5 +65,18 @@ def program(name: str) -> str:
         for kernel in KERNELS
         for dtype, of in DTYPES.items()
     )
-    shim = files(__package__).joinpath("shim.h").read_text(encoding="utf-8")
-    return "".join((shim, "\n", header(name, *KERNELS), *entries))
+    return "".join((_shim(), "\n", header(name, *KERNELS), *entries))
+
+
+def search_program(bits: int, size: int) -> str:
+    """The translation unit of the search for an affine format."""
+    symbols = {"search": "false", "search_weighted": "true"}
+    entries = (
+        _SEARCH.format(symbol=symbol, bits=bits, size=size, weighted=weighted)
+        for symbol, weighted in symbols.items()
+    )
+    return "".join((_shim(), "\n", affine_search(), *entries))
+
+
+def _shim() -> str:
+    return files(__package__).joinpath("shim.h").read_text(encoding="utf-8")

@@ -11,7 +11,9 @@ import ctypes
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,14 +25,16 @@ from . import entries, known_answer
 from .compiler import Unavailable, find
 from .store import Stored, stored
 
-__all__ = ["Library", "forget", "library", "reason"]
+__all__ = ["Library", "cores", "forget", "held", "library", "prepared", "reason", "shared"]
+
+L = TypeVar("L")
 
 #: fewer weights than this are not worth a thread
 _SHARE = 1 << 18
 
 _lock = threading.Lock()
-#: name of a format → its library, or why there is none
-_known: dict[str, Library | str] = {}
+#: name → kernels, or why there are none
+_known: dict[str, object] = {}
 
 
 class Library:
@@ -89,31 +93,18 @@ class Library:
             pointer = None if ids is None else ids.ctypes.data
             entry(wire.ctypes.data, shape, pointer, out.ctypes.data, height, begin, end)
 
-        count = min(threads or _cores(), max(1, out.size // _SHARE))
-        if count == 1:
-            share(0, items)
-            return
-        ends = [items * i // count for i in range(count + 1)]
-        with ThreadPoolExecutor(count) as pool:
-            for done in [pool.submit(share, *pair) for pair in zip(ends, ends[1:], strict=False)]:
-                done.result()
+        shared(share, items, min(threads or cores(), max(1, out.size // _SHARE)))
 
 
 def library(fmt: GgmlFormat) -> Library | None:
     """The checked kernels of a format, or None; the first call may compile for a moment."""
-    found = _known.get(fmt.name)
-    if found is None:
-        with _lock:
-            found = _known.get(fmt.name)
-            if found is None:
-                found = _known[fmt.name] = _prepared(fmt)
+    found = held(fmt.name, lambda: _of_format(fmt))
     return found if isinstance(found, Library) else None
 
 
 def reason(fmt: GgmlFormat) -> str | None:
     """Why `library` gives None; None where it gives a library."""
-    library(fmt)
-    found = _known[fmt.name]
+    found = held(fmt.name, lambda: _of_format(fmt))
     return found if isinstance(found, str) else None
 
 
@@ -123,15 +114,34 @@ def forget() -> None:
         _known.clear()
 
 
-def _prepared(fmt: GgmlFormat) -> Library | str:
-    if fmt.name not in FORMATS:
-        return f"{fmt.name} has no kernels"
+def held(name: str, prepare: Callable[[], object]) -> object:
+    """What this process knows by that name: kernels, or why there are none; prepared once."""
+    found = _known.get(name)
+    if found is None:
+        with _lock:
+            found = _known.get(name)
+            if found is None:
+                found = _known[name] = prepare()
+    return found
+
+
+def prepared(
+    name: str, text: str, open_it: Callable[[ctypes.CDLL], L], check: Callable[[L], str]
+) -> L | str:
+    """A translation unit's kernels, compiled and found right here; or why there are none.
+
+    Args:
+        name: of the library's file.
+        text: C++.
+        open_it: makes kernels of a library; AttributeError where it lacks one.
+        check: empty, or which kernel is wrong.
+    """
     try:
-        found, kept = _loaded(fmt)
+        found, kept = _loaded(name, text, open_it)
     except Unavailable as missing:
         return str(missing)
     if kept.answer is None:
-        kept.record(known_answer.check(fmt, found))
+        kept.record(check(found))
     if not kept.answer:
         return found
     warnings.warn(
@@ -142,26 +152,47 @@ def _prepared(fmt: GgmlFormat) -> Library | str:
     return f"the kernel {kept.answer}"
 
 
-def _loaded(fmt: GgmlFormat) -> tuple[Library, Stored]:
+def shared(run: Callable[[int, int], None], items: int, count: int) -> None:
+    """`run(begin, end)` over all items, in so many shares at the same time."""
+    if count <= 1:
+        run(0, items)
+        return
+    ends = [items * i // count for i in range(count + 1)]
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(run, *pair) for pair in zip(ends, ends[1:], strict=False)]:
+            done.result()
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _of_format(fmt: GgmlFormat) -> Library | str:
+    if fmt.name not in FORMATS:
+        return f"{fmt.name} has no kernels"
+    return prepared(
+        fmt.name.lower(),
+        entries.program(fmt.name),
+        lambda loaded: Library(fmt, loaded),
+        lambda kernels: known_answer.check(fmt, kernels),
+    )
+
+
+def _loaded(name: str, text: str, open_it: Callable[[ctypes.CDLL], L]) -> tuple[L, Stored]:
     """Open the library; what cannot be opened is built once more.
 
     Raises:
         Unavailable: there is no compiler, it failed, or what it made cannot be opened.
     """
     compiler = find()
-    text = entries.program(fmt.name)
-    kept = stored(fmt.name.lower(), text, compiler)
+    kept = stored(name, text, compiler)
     while True:
         try:
-            return Library(fmt, ctypes.CDLL(str(kept.path))), kept
+            return open_it(ctypes.CDLL(str(kept.path))), kept
         except (OSError, AttributeError) as error:
             if kept.fresh:
                 raise Unavailable(f"{kept.path} cannot be opened: {error}") from None
-        kept = stored(fmt.name.lower(), text, compiler, anew=True)
-
-
-def _cores() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        kept = stored(name, text, compiler, anew=True)

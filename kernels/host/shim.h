@@ -68,3 +68,50 @@ VECTORS(float)
 inline uint popcount(uint word) {
     return uint(__builtin_popcount(word));
 }
+
+// What lanes.metal asks for.
+#define LANES 16
+typedef float Floats __attribute__((ext_vector_type(LANES)));
+typedef int Mask __attribute__((ext_vector_type(LANES)));
+typedef uint Words __attribute__((ext_vector_type(LANES)));
+typedef half Halves __attribute__((ext_vector_type(LANES)));
+
+inline float lane(Floats values, int at) {
+    return values[at];
+}
+
+inline uint lane(Words values, int at) {
+    return values[at];
+}
+
+inline void set_lane(Floats& values, int at, float value) {
+    values[at] = value;
+}
+
+inline Floats whole(Floats values) {
+    return __builtin_elementwise_roundeven(values);
+}
+
+inline Floats floor_of(Floats values) {
+    return __builtin_elementwise_floor(values);
+}
+
+inline Floats magnitude(Floats values) {
+    return __builtin_elementwise_abs(values);
+}
+
+inline Words to_words(Floats values) {
+    return __builtin_convertvector(values, Words);
+}
+
+inline Words bits_of(Floats values) {
+    return __builtin_bit_cast(Words, values);
+}
+
+inline Floats of_bits(Words values) {
+    return __builtin_bit_cast(Floats, values);
+}
+
+inline Floats through_half(Floats values) {
+    return __builtin_convertvector(__builtin_convertvector(values, Halves), Floats);
+}

@@ -21,7 +21,7 @@ from mlxquant.formats.grids import grid
 from mlxquant.formats.iq4_nl import LEVELS
 
 FOLDER = REPOSITORY / "kernels"
-SHARED = {"blocks", "codebook", "dequantize", "k_scales"}
+SHARED = {"affine_search", "blocks", "codebook", "dequantize", "k_scales", "lanes"}
 QUALIFIERS = r"(device|constant|threadgroup|thread)\s+"
 TYPES = r"(?:u?char|u?short|u?int|u?long|float|half|bfloat|T|uint\d|float\d)"
 

@@ -22,7 +22,7 @@ from mlxquant.formats.mxfp4 import Mxfp4
 from mlxquant.formats.mxfp8 import Mxfp8
 from mlxquant.formats.nvfp4 import Nvfp4
 from mlxquant.formats.packing import WIDTHS, pack, unpack
-from mlxquant.quantize import search as search_module
+from mlxquant.quantize import search_affine as affine_module
 from mlxquant.quantize import search_levels as levels_module
 from mlxquant.quantize.rows import encode_rows
 from mlxquant.quantize.search import search
@@ -298,7 +298,7 @@ def test_the_same_bytes_however_it_is_cut(
         compare(search(fmt, rows[begin:end], importance), slice(begin, end), "by rows")
     compare(search(fmt, np.asfortranarray(rows), importance), slice(None), "strided")
     for size in (1, 7 * fmt.block_size, 1 << 20):
-        monkeypatch.setattr(search_module, "LANES", size)
+        monkeypatch.setattr(affine_module, "LANES", size)
         monkeypatch.setattr(levels_module, "LANES", size)
         compare(search(fmt, rows, importance), slice(None), f"{size} at a time")
     with ThreadPoolExecutor(4) as pool:
