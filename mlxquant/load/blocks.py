@@ -79,7 +79,7 @@ def floats_of(node: Node) -> Node:
 
 
 def _decoded(node: Node, block: GgmlFormat, kind: GgmlType) -> Node:
-    from mlxquant import kernels
+    from ..kernels import dequantize
 
     def compute(region: Region) -> Array:
         columns = region[-1]
@@ -89,7 +89,7 @@ def _decoded(node: Node, block: GgmlFormat, kind: GgmlType) -> Node:
         )
         # one thread: whoever works through a model has threads of its own
         blocks = np.ascontiguousarray(wire).reshape(-1, wire.shape[-1])
-        rows = kernels.dequantize(blocks, block, threads=1)
+        rows: Array = dequantize(blocks, block, threads=1)
         start = first * kind.block_size
         picked = rows[:, columns[0] - start : columns[-1] + 1 - start : columns.step]
         return picked.reshape([len(each) for each in region])
