@@ -162,11 +162,12 @@ def _facts(
     layers, experts = count("block_count"), count("expert_count", 0)
     if architecture == "graniteswitch":
         layers += 1  # of its router
-    if architecture == "nanbeige":
-        layers *= count("num_loops", 1)
+    predicting = count("nextn_predict_layers", 0)
+    if architecture == "nanbeige" and (loops := count("num_loops", 1)) > 1:
+        layers = loops * (layers - predicting)  # what predicts is in no loop
     heads = count("attention.head_count", 0)
     key_heads = count("attention.head_count_kv", heads)
-    large = layers - count("nextn_predict_layers", 0) == _LARGE.get(architecture)
+    large = layers - predicting == _LARGE.get(architecture)
     if architecture in ("llama", "llama-embed"):
         large &= heads != key_heads and experts != 8
     return ModelFacts(

@@ -229,6 +229,17 @@ _PATTERNS = (
 _ROWS = (256, 512, 320, 128, 64, 96, 17)
 
 
+def test_what_predicts_is_in_no_loop(tmp_path: Path) -> None:
+    """Of two layers one predicts, and the other runs twice: types go by two layers, not by four."""
+    given = {"block_count": 2, HEADS: 1, "num_loops": 2, "nextn_predict_layers": 1}
+    metadata = settings_of("nanbeige", **given)
+    names = [f"blk.{i}.ffn_down.weight" for i in range(2)]
+    tensors = [(name, (2, 256), "F32") for name in names]
+    file = sparse_model(tmp_path / "model.gguf", metadata, tensors)
+    for file_type in FILE_TYPES:
+        agree(file, TypeRequest(file_type), plain(metadata), tensors)
+
+
 @st.composite
 def models(draw: st.DrawFn) -> tuple[dict[str, Value], list[Tensor]]:
     """Metadata and tensors of no sense, which llama-quantize takes all the same."""
