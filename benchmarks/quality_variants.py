@@ -143,13 +143,13 @@ def _mlx_lm() -> Iterator[Variant]:
 
 #: llama-quantize's types, in order of size, made with importance
 TYPES = (
-    "IQ2_M", "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L",
-    "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K_S", "Q4_K_M", "Q4_1", "Q5_0", "Q5_K_S", "Q5_K_M", "Q5_1",
-    "Q6_K",
+    "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S", "Q2_K", "IQ3_XXS", "IQ3_XS",
+    "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K_S", "Q4_K_M",
+    "Q4_1", "Q5_0", "Q5_K_S", "Q5_K_M", "Q5_1", "Q6_K",
 )  # fmt: skip
 
 #: llama-quantize refuses to make these without importance
-_NEED_IMPORTANCE = ("IQ2_M", "IQ3_XXS", "IQ3_XS")
+_NEED_IMPORTANCE = (*TYPES[:7], "IQ3_XXS", "IQ3_XS")
 
 #: made without importance
 PLAIN = (*(name for name in TYPES if name not in _NEED_IMPORTANCE), "Q8_0")
