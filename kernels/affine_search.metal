@@ -37,27 +37,6 @@ inline float step_of(int type) {
     return 0.7f * (type == STORED_F32 ? 0x1p-23f : type == STORED_F16 ? 0x1p-10f : 0x1p-7f);
 }
 
-// Whole numbers of 0 … top; NaN stays.
-inline Floats clipped(Floats values, float top) {
-    const Floats above = values < 0.0f ? Floats(0.0f) : values;
-    return above > top ? Floats(top) : above;
-}
-
-// Sums that are made together.
-template <int count>
-struct Sums {
-    Floats of[count];
-
-    Sums operator+(const thread Sums& other) const {
-        Sums both;
-        UNROLL
-        for (int i = 0; i < count; ++i) {
-            both.of[i] = of[i] + other.of[i];
-        }
-        return both;
-    }
-};
-
 // A scale, a bias, and what the line takes off the error of the best constant.
 struct Line {
     Floats scale, bias, gain;

@@ -28,6 +28,14 @@ inline void set_lane(thread Floats& values, int, float value) {
     values = value;
 }
 
+// `size` neighbours of each lane, a multiple of 16, from where it reads.
+template <int size>
+inline void load_lanes(thread Floats* values, const device float* const thread* from) {
+    for (int i = 0; i < size; ++i) {
+        values[i] = from[0][i];
+    }
+}
+
 // To the nearest whole number, ties to even.
 inline Floats whole(Floats values) {
     return rint(values);
@@ -58,6 +66,11 @@ inline Floats of_bits(Words values) {
 inline Floats through_half(Floats values) {
     return Floats(half(values));
 }
+
+// The bits of the nearest float16.
+inline Words half_bits(Floats values) {
+    return as_type<ushort>(half(values));
+}
 #endif
 
 // The nearest bfloat16; NaN stays.
@@ -75,6 +88,27 @@ inline Floats smaller(Floats a, Floats b) {
 inline Floats larger(Floats a, Floats b) {
     return a > b ? a : b;
 }
+
+// Whole numbers of 0 … top; NaN stays.
+inline Floats clipped(Floats values, float top) {
+    const Floats above = values < 0.0f ? Floats(0.0f) : values;
+    return above > top ? Floats(top) : above;
+}
+
+// Sums that are made together.
+template <int count>
+struct Sums {
+    Floats of[count];
+
+    Sums operator+(const thread Sums& other) const {
+        Sums both;
+        UNROLL
+        for (int i = 0; i < count; ++i) {
+            both.of[i] = of[i] + other.of[i];
+        }
+        return both;
+    }
+};
 
 // Σ of `size` values, a power of two: halves are added to halves. What is in `values` is lost.
 template <int size, typename Value>

@@ -22,12 +22,16 @@ from .tables import table
 
 __all__ = [
     "DEQUANTIZE",
+    "ENCODE",
+    "ENCODERS",
+    "ENCODE_WEIGHTED",
     "FORMATS",
     "ROWS",
     "SEARCHED_BITS",
     "Kernel",
     "affine_search",
     "call",
+    "encoder",
     "header",
     "resolve",
 ]
@@ -42,6 +46,13 @@ FORMATS = (
 
 #: widths of affine formats that have a kernel for the search; at 1 bit it sorts
 SEARCHED_BITS = (2, 3, 4, 5, 6, 8)
+
+#: formats that have a kernel for encoding → the file of its template
+ENCODERS = {
+    "Q4_0": "encode_symmetric",
+    "Q5_0": "encode_symmetric",
+    "Q8_0": "encode_q8_0",
+}
 
 _INCLUDE = re.compile(r'^#include "([\w/]+)\.metal"\n', re.MULTILINE)
 
@@ -82,6 +93,23 @@ ROWS = Kernel(
 )
 
 
+_ENCODE = (
+    "encode<FORMAT, {weighted}>(rows, {importance}, rows_shape[1] / FORMAT::weights, "
+    "ulong(rows_shape[0]) * (rows_shape[1] / FORMAT::weights), out, thread_position_in_grid.x);"
+)
+
+#: rows float32 [n, k] → out uint8 [n, bytes]; grid (blocks, 1, 1). Its file is the format's own.
+ENCODE = Kernel("encode", "encode", ("rows",), _ENCODE.format(weighted="false", importance="rows"))
+
+#: the same with importance, float32 [k]
+ENCODE_WEIGHTED = Kernel(
+    "encode_weighted",
+    "encode",
+    ("rows", "importance"),
+    _ENCODE.format(weighted="true", importance="importance"),
+)
+
+
 def call(name: str, kernel: Kernel) -> str:
     """The kernel's body for the format of that name."""
     return kernel.body.replace("FORMAT", name)
@@ -92,6 +120,12 @@ def header(name: str, *kernels: Kernel) -> str:
     """Everything that the calls of these kernels need for the format of that name."""
     wanted = dict.fromkeys((name.lower(), *(kernel.file for kernel in kernels)))
     return resolve("".join(f'#include "{file}.metal"\n' for file in wanted))
+
+
+@cache
+def encoder(name: str) -> str:
+    """Everything that ENCODE and ENCODE_WEIGHTED need for the format of that name."""
+    return resolve(f'#include "{name.lower()}.metal"\n#include "{ENCODERS[name]}.metal"\n')
 
 
 @cache

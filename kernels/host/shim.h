@@ -115,3 +115,38 @@ inline Floats of_bits(Words values) {
 inline Floats through_half(Floats values) {
     return __builtin_convertvector(__builtin_convertvector(values, Halves), Floats);
 }
+
+inline Words half_bits(Floats values) {
+    typedef ushort Shorts __attribute__((ext_vector_type(LANES)));
+    return __builtin_convertvector(
+        __builtin_bit_cast(Shorts, __builtin_convertvector(values, Halves)), Words
+    );
+}
+
+// Rows of LANES numbers become columns: four times, numbers of the first half of the rows and of the
+// second half take turns.
+template <int size>
+inline void load_lanes(Floats* values, const device float* const* from) {
+    typedef float Unaligned __attribute__((ext_vector_type(LANES), aligned(4)));
+    static_assert(LANES == 16 && size % LANES == 0, "whole squares");
+    for (int begin = 0; begin < size; begin += LANES) {
+        Floats rows[2][LANES];
+        for (int l = 0; l < LANES; ++l) {
+            rows[0][l] = *reinterpret_cast<const device Unaligned*>(from[l] + begin);
+        }
+        for (int step = 0; step < 4; ++step) {
+            for (int i = 0; i < LANES / 2; ++i) {
+                const Floats a = rows[step % 2][i], b = rows[step % 2][i + LANES / 2];
+                rows[1 - step % 2][2 * i] = __builtin_shufflevector(
+                    a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+                );
+                rows[1 - step % 2][2 * i + 1] = __builtin_shufflevector(
+                    a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+                );
+            }
+        }
+        for (int i = 0; i < LANES; ++i) {
+            values[begin + i] = rows[0][i];
+        }
+    }
+}

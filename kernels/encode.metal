@@ -1,0 +1,85 @@
+// What every encoder shares. An encoder of a format is a function
+//
+//     encode<Format, weighted>(rows, importance, columns, count, wire, at)
+//
+//     thread        LANES blocks, one a lane; `at` counts them
+//     threadgroup   any; there are no barriers and nothing is shared
+//     rows          float [count, weights], finite
+//     importance    float [columns, weights] by turns, where `weighted`
+//     wire          uchar [count, bytes]
+//
+// that does what `encode_blocks` of mlxquant/formats does, operation by operation, so that every bit
+// is the same. Nothing may depend on the fusing of a multiplication and an addition, and a division
+// is rounded correctly.
+
+#include "blocks.metal"
+#include "lanes.metal"
+
+// A little-endian uint32 to a multiple of `align`.
+template <int align>
+inline void store32(device uchar* at, uint value) {
+    if (align >= 4) {
+        *reinterpret_cast<device uint*>(at) = value;
+    } else {
+        *reinterpret_cast<device ushort*>(at) = ushort(value);
+        *reinterpret_cast<device ushort*>(at + 2) = ushort(value >> 16);
+    }
+}
+
+// The weights of blocks `first` to `first` + LANES - 1 of `count`, those beyond as the last one.
+template <typename Format>
+inline void load_blocks(
+    thread Floats* weights, const device float* rows, ulong first, ulong count
+) {
+    const device float* from[LANES];
+    for (int l = 0; l < LANES; ++l) {
+        const ulong block = first + l < count ? first + l : count - 1;
+        from[l] = rows + block * Format::weights;
+    }
+    load_lanes<Format::weights>(weights, from);
+}
+
+// Their importance as it is given.
+template <typename Format>
+inline void load_importance(
+    thread Floats* shares, const device float* importance, uint columns, ulong first, ulong count
+) {
+    const device float* from[LANES];
+    for (int l = 0; l < LANES; ++l) {
+        const ulong block = first + l < count ? first + l : count - 1;
+        from[l] = importance + block % columns * Format::weights;
+    }
+    load_lanes<Format::weights>(shares, from);
+}
+
+// The bytes of a block in each lane, in little-endian words. A block's size is even.
+template <typename Format>
+struct Wire {
+    Words words[(Format::bytes + 3) / 4];
+
+    void clear() {
+        UNROLL
+        for (int w = 0; w < (Format::bytes + 3) / 4; ++w) {
+            words[w] = Words(0u);
+        }
+    }
+
+    // Adds bits, the lowest of them the lowest of byte `at`; none beyond its word.
+    void put(int at, Words bits) {
+        words[at / 4] = words[at / 4] | bits << uint(8 * (at % 4));
+    }
+
+    // Writes what belongs to `count` blocks.
+    void store(device uchar* wire, ulong first, ulong count) const {
+        for (int l = 0; l < LANES && first + l < count; ++l) {
+            device uchar* block = wire + (first + l) * Format::bytes;
+            for (int w = 0; w < Format::bytes / 4; ++w) {
+                store32<Format::align>(block + 4 * w, lane(words[w], l));
+            }
+            if (Format::bytes % 4) {
+                *reinterpret_cast<device ushort*>(block + Format::bytes / 4 * 4) =
+                    ushort(lane(words[(Format::bytes + 3) / 4 - 1], l));
+            }
+        }
+    }
+};
