@@ -15,17 +15,6 @@
 #include "blocks.metal"
 #include "lanes.metal"
 
-// A little-endian uint32 to a multiple of `align`.
-template <int align>
-inline void store32(device uchar* at, uint value) {
-    if (align >= 4) {
-        *reinterpret_cast<device uint*>(at) = value;
-    } else {
-        *reinterpret_cast<device ushort*>(at) = ushort(value);
-        *reinterpret_cast<device ushort*>(at + 2) = ushort(value >> 16);
-    }
-}
-
 // The weights of blocks `first` to `first` + LANES - 1 of `count`, those beyond as the last one.
 template <typename Format>
 inline void load_blocks(
@@ -71,15 +60,8 @@ struct Wire {
 
     // Writes what belongs to `count` blocks.
     void store(device uchar* wire, ulong first, ulong count) const {
-        for (int l = 0; l < LANES && first + l < count; ++l) {
-            device uchar* block = wire + (first + l) * Format::bytes;
-            for (int w = 0; w < Format::bytes / 4; ++w) {
-                store32<Format::align>(block + 4 * w, lane(words[w], l));
-            }
-            if (Format::bytes % 4) {
-                *reinterpret_cast<device ushort*>(block + Format::bytes / 4 * 4) =
-                    ushort(lane(words[(Format::bytes + 3) / 4 - 1], l));
-            }
-        }
+        store_lanes<Format::bytes, Format::align>(
+            wire + first * Format::bytes, words, int(first + LANES < count ? LANES : count - first)
+        );
     }
 };

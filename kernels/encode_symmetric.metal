@@ -47,7 +47,7 @@ inline void encode(
     Symmetric<half_> plain;
     plain.fit(block.x);
     Floats scale = plain.scale, per_step = Floats(0.0f);
-    Mask searched = scale != scale;
+    Mask searched = Mask(0);
     const WholeLevels<half_> levels = {};
     if (weighted) {
         load_importance<Format>(block.v, importance, columns, first, count);
@@ -60,7 +60,7 @@ inline void encode(
         using E = PlainErrors<Searched<32, weighted>, half_>;
         const Floats error = sum_of<32>(E{block, plain, rounded});
         // an infinite scale has no error that is a number
-        searched = error < found.error ? searched : (scale == scale);
+        searched = !(error < found.error);
         scale = searched ? found.scale : rounded;
         per_step = inverse_of(found.scale);
     }

@@ -24,15 +24,26 @@ inline uint lane(Words values, int) {
     return values;
 }
 
-inline void set_lane(thread Floats& values, int, float value) {
-    values = value;
-}
-
 // `size` neighbours of each lane, a multiple of 16, from where it reads.
 template <int size>
 inline void load_lanes(thread Floats* values, const device float* const thread* from) {
     for (int i = 0; i < size; ++i) {
         values[i] = from[0][i];
+    }
+}
+
+// The first `bytes` of each lane's little-endian words, the next lane's behind them, to a multiple of
+// `align`, 2 or 4; an even number of them, of so many lanes.
+template <int bytes, int align>
+inline void store_lanes(device uchar* to, const thread Words* words, int) {
+    if (align >= 4) {
+        for (int i = 0; i < bytes / 4; ++i) {
+            reinterpret_cast<device uint*>(to)[i] = words[i];
+        }
+        return;
+    }
+    for (int i = 0; i < bytes / 2; ++i) {
+        reinterpret_cast<device ushort*>(to)[i] = ushort(words[i / 2] >> uint(16 * (i % 2)));
     }
 }
 

@@ -50,8 +50,14 @@ SEARCHED_BITS = (2, 3, 4, 5, 6, 8)
 #: formats that have a kernel for encoding → the file of its template
 ENCODERS = {
     "Q4_0": "encode_symmetric",
+    "Q4_1": "encode_affine",
     "Q5_0": "encode_symmetric",
+    "Q5_1": "encode_affine",
     "Q8_0": "encode_q8_0",
+    "IQ4_NL": "encode_iq4_nl",
+    "IQ4_XS": "encode_iq4_xs",
+    "TQ1_0": "encode_ternary",
+    "TQ2_0": "encode_ternary",
 }
 
 _INCLUDE = re.compile(r'^#include "([\w/]+)\.metal"\n', re.MULTILINE)

@@ -24,7 +24,7 @@ from mlxquant.formats.scale_search import BESIDE, TRIMS, edges_of
 
 FOLDER = REPOSITORY / "kernels"
 SHARED = {"affine_search", "blocks", "codebook", "dequantize", "k_scales", "lanes"}
-SHARED |= {"encode", "encode_plain", "scale_search", *ENCODERS.values()}
+SHARED |= {"encode", "encode_levels", "encode_plain", "scale_search", *ENCODERS.values()}
 #: the tables of floats, and the arrays that they are written from
 FLOATS = {
     "IQ4_NL_LEVELS": LEVELS,
