@@ -120,14 +120,15 @@ def check(fmt: GgmlFormat, kernel: Encoder) -> str:
 
 
 def example(size: int) -> Float32:
-    """Blocks of every kind, float32 [rows, 3 · size], an odd number of them.
+    """Blocks of every kind, float32 [59, 3 · size].
 
-    Normal weights from float32's smallest to its largest, around float16's two ends in finer steps;
-    each sub-block of 16 of its own size; zeros of both signs, one value, two values, whole numbers,
-    one large weight, weights of one sign.
+    Normal weights, as they are and from float32's smallest to its largest, around float16's two
+    ends in finer steps; each sub-block of 16 of its own size; zeros of both signs, one value, two
+    values, whole numbers, one large weight, weights of one sign; codes half-way between two, or
+    just not.
     """
     random = np.random.default_rng(1)
-    rows = random.standard_normal((29, 3 * size), dtype=np.float32)
+    rows = random.standard_normal((59, 3 * size), dtype=np.float32)
     powers = np.concatenate((np.linspace(-149, 126, 9), [-30, -24, -20, -16, 12, 16, 17]))
     finite = np.clip(rows[:16], -3, 3)
     rows[:16] = np.ldexp(finite, powers.astype(np.int32)[:, None])
@@ -140,6 +141,11 @@ def example(size: int) -> Float32:
     rows[22] = np.abs(rows[22]) + np.float32(5)
     rows[23] = -np.abs(rows[23])
     rows[24, : 2 * size] = 0
+    for row, largest in zip(rows[25:28], (1, -8, 127), strict=True):
+        row[:] = random.integers(-abs(largest), abs(largest), 3 * size) + np.float32(0.5)
+        row[::5] = 0.5
+        row[::3] = np.nextafter(row[::3], np.float32(0))
+        row[7::size] = largest
     return rows
 
 
