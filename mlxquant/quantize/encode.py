@@ -18,6 +18,8 @@ __all__ = ["encoded"]
 
 #: fewer weights than this are not worth a compiler's start
 _WORTH_A_KERNEL = 1 << 16
+#: formats whose kernel has been started
+_started: set[Format] = set()
 
 
 def encoded(target: Format, rows: Float32, importance: Array | None = None) -> tuple[Array, ...]:
@@ -36,9 +38,12 @@ def encoded(target: Format, rows: Float32, importance: Array | None = None) -> t
     """
     if isinstance(target, MlxFormat):
         return search(target, rows, importance)
-    if isinstance(target, GgmlFormat) and rows.size >= _WORTH_A_KERNEL:
+    if not isinstance(target, GgmlFormat):
+        return target.encode(rows, importance)
+    if rows.size >= _WORTH_A_KERNEL or target in _started:
         # here, so that what quantizes nothing never loads it
         from ..kernels.encode import encode as by_kernel
 
+        _started.add(target)
         return (by_kernel(rows, target, importance, threads=1),)
     return target.encode(rows, importance)

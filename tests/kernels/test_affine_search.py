@@ -158,9 +158,12 @@ def test_search_takes_the_kernel(clang: Compiler, monkeypatch: pytest.MonkeyPatc
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: search(Affine(4, 64), rows, importance), range(8)):
             same(found, ours[1], "on threads")
+    same(search(Affine(4, 64), rows[:2]), tuple(part[:2] for part in ours[0]), "few")
     assert not called
-    search(Affine(4, 64), rows[:2])
     search(Affine(1, 64), rows)
+    assert len(called) == 1
+    monkeypatch.setattr(search_module, "_started", set())
+    search(Affine(4, 64), rows[:2])
     assert len(called) == 2
     monkeypatch.setenv("MLXQUANT_CLANG", "")
     host.forget()

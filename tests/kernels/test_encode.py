@@ -24,6 +24,7 @@ from mlxquant.kernels.source import ENCODERS
 from mlxquant.errors import RequestError
 from mlxquant.formats.base import NonFiniteError
 from mlxquant.formats.ggml_format import GgmlFormat
+from mlxquant.quantize import encode as encode_module
 from mlxquant.quantize.encode import encoded
 
 every = pytest.mark.parametrize("name", ENCODERS)
@@ -204,7 +205,9 @@ def test_quantizing_takes_the_kernel(clang: Compiler, monkeypatch: pytest.Monkey
     with ThreadPoolExecutor(4) as pool:
         for (found,) in pool.map(lambda _: encoded(fmt, rows, importance), range(8)):
             same_blocks(fmt, rows, found, ours[1])
+    same_blocks(fmt, rows[:2], encoded(fmt, rows[:2])[0], ours[0][:2])
     assert not by_numpy
+    monkeypatch.setattr(encode_module, "_started", set())
     encoded(fmt, rows[:2])
     assert len(by_numpy) == 1
     monkeypatch.setenv("MLXQUANT_CLANG", "")
