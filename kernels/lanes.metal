@@ -5,7 +5,7 @@
 //     Floats   a float in each lane; Mask what comparing two gives, Words uint
 //
 // Arithmetic, comparison, `mask ? a : b`, & and | are the language's own; what differs has a name
-// here, or for a processor in shim.h. A number for every lane is Floats(1.0f).
+// here, or for a processor in lanes.h. A number for every lane is Floats(1.0f).
 
 #include "blocks.metal"
 

@@ -16,7 +16,7 @@ from .library import cores, held, prepared, shared
 
 __all__ = ["Encoder", "check", "encoder_for", "example", "importances", "reason_for"]
 
-#: blocks that one call of the kernel encodes: LANES of shim.h
+#: blocks that one call of the kernel encodes: LANES of lanes.h
 _LANES = 16
 #: fewer weights than this are not worth a thread
 _SHARE = 1 << 16

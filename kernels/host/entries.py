@@ -103,7 +103,7 @@ def search_program(bits: int, size: int) -> str:
         _SEARCH.format(symbol=symbol, bits=bits, size=size, weighted=weighted)
         for symbol, weighted in symbols.items()
     )
-    return "".join((_shim(), "\n", affine_search(), *entries))
+    return "".join((_shim(), _lanes(), "\n", affine_search(), *entries))
 
 
 def encode_program(name: str) -> str:
@@ -113,8 +113,12 @@ def encode_program(name: str) -> str:
         _ENCODE.format(symbol=symbol, name=name, weighted=weighted)
         for symbol, weighted in symbols.items()
     )
-    return "".join((_shim(), "\n", encoder(name), _FINITE, *entries))
+    return "".join((_shim(), _lanes(), "\n", encoder(name), _FINITE, *entries))
 
 
 def _shim() -> str:
     return files(__package__).joinpath("shim.h").read_text(encoding="utf-8")
+
+
+def _lanes() -> str:
+    return "\n" + files(__package__).joinpath("lanes.h").read_text(encoding="utf-8")

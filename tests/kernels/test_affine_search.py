@@ -230,7 +230,7 @@ def test_one_lane_gives_the_same(
 ) -> None:
     """As a GPU has it: a group a thread, plain numbers for vectors."""
     text = entries.search_program(target.bits, target.group_size)
-    begin, end = text.index("// What lanes.metal asks for."), text.index("// What every format's")
+    begin, end = text.index("// What lanes.metal asks for"), text.index("// What every format's")
     scalars = (
         f"inline float {name}(float value) {{ return __builtin_{of}(value); }}\n"
         for name, of in (("rint", "roundevenf"), ("floor", "floorf"), ("fabs", "fabsf"))
