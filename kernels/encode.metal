@@ -15,30 +15,32 @@
 #include "blocks.metal"
 #include "lanes.metal"
 
-// The weights of blocks `first` to `first` + LANES - 1 of `count`, those beyond as the last one.
-template <typename Format>
+// Of blocks `first` to `first` + LANES - 1 of `count`, those beyond as the last one: `size` weights
+// from weight `begin` on.
+template <typename Format, int size = Format::weights>
 inline void load_blocks(
-    thread Floats* weights, const device float* rows, ulong first, ulong count
+    thread Floats* weights, const device float* rows, ulong first, ulong count, int begin = 0
 ) {
     const device float* from[LANES];
     for (int l = 0; l < LANES; ++l) {
         const ulong block = first + l < count ? first + l : count - 1;
-        from[l] = rows + block * Format::weights;
+        from[l] = rows + block * Format::weights + begin;
     }
-    load_lanes<Format::weights>(weights, from);
+    load_lanes<size>(weights, from);
 }
 
 // Their importance as it is given.
-template <typename Format>
+template <typename Format, int size = Format::weights>
 inline void load_importance(
-    thread Floats* shares, const device float* importance, uint columns, ulong first, ulong count
+    thread Floats* shares, const device float* importance, uint columns, ulong first, ulong count,
+    int begin = 0
 ) {
     const device float* from[LANES];
     for (int l = 0; l < LANES; ++l) {
         const ulong block = first + l < count ? first + l : count - 1;
-        from[l] = importance + block % columns * Format::weights;
+        from[l] = importance + block % columns * Format::weights + begin;
     }
-    load_lanes<Format::weights>(shares, from);
+    load_lanes<size>(shares, from);
 }
 
 // The bytes of a block in each lane, in little-endian words. A block's size is even.

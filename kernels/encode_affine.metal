@@ -63,7 +63,7 @@ struct LineSearch {
     }
 
     void prepare() {
-        share<32>(block.v);
+        block.weigh(block.largest());
         total = sum_of<32>(Importance{*this});
         middle = sum_of<32>(Weighed{*this}) / total;
         Floats end = block.x[0];

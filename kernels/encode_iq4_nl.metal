@@ -14,8 +14,7 @@ inline void encode(
     load_blocks<Format>(block.x, rows, first, count);
     if (weighted) {
         load_importance<Format>(block.v, importance, columns, first, count);
-        share<32>(block.v);
-        weigh(block);
+        block.weigh(block.largest());
     }
     const UnevenLevels levels = {};
     const Floats scale = refined(block, levels, best_scale(block, levels)).scale;

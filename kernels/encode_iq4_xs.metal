@@ -21,6 +21,17 @@ struct SuperBlock {
     Sub sub[8];
     UnevenLevels levels;
 
+    // Importance as it is given → the largest of each block 1, and what a search goes by.
+    void weigh() {
+        Floats largest = sub[0].v[0];
+        for (int i = 1; i < 256; ++i) {
+            largest = larger(sub[i / 32].v[weighted ? i % 32 : 0], largest);
+        }
+        for (int s = 0; s < 8; ++s) {
+            sub[s].weigh(largest);
+        }
+    }
+
     // The error of each sub-block at d by its steps.
     Eight error_of(Floats d, const thread Eight& steps) const {
         Eight errors;
@@ -137,22 +148,16 @@ inline void encode(
 ) {
     const ulong first = at * LANES;
     SuperBlock<weighted> block;
-    Floats all[256];
-    if (weighted) {
-        load_importance<Format>(all, importance, columns, first, count);
-        share<256>(all);
-        for (int i = 0; i < 256; ++i) {
-            block.sub[i / 32].v[weighted ? i % 32 : 0] = all[i];
+    for (int s = 0; s < 8; ++s) {
+        load_blocks<Format, 32>(block.sub[s].x, rows, first, count, 32 * s);
+        if (weighted) {
+            load_importance<Format, weighted ? 32 : 16>(
+                block.sub[s].v, importance, columns, first, count, 32 * s
+            );
         }
     }
-    load_blocks<Format>(all, rows, first, count);
-    for (int i = 0; i < 256; ++i) {
-        block.sub[i / 32].x[i % 32] = all[i];
-    }
     if (weighted) {
-        for (int s = 0; s < 8; ++s) {
-            weigh(block.sub[s]);
-        }
+        block.weigh();
     }
     Eight steps;
     const Floats d = block.search(steps);

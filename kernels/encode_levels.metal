@@ -34,11 +34,3 @@ struct UnevenLevels {
         return code;
     }
 };
-
-// Importance as it is given → what a search goes by.
-template <typename S>
-inline void weigh(thread S& block) {
-    for (int i = 0; i < S::size; ++i) {
-        block.wanted[S::weighted ? i : 0] = block.x[i] * block.v[S::weighted ? i : 0];
-    }
-}

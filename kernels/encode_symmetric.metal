@@ -51,10 +51,7 @@ inline void encode(
     const WholeLevels<half_> levels = {};
     if (weighted) {
         load_importance<Format>(block.v, importance, columns, first, count);
-        share<32>(block.v);
-        for (int i = 0; i < 32; ++i) {
-            block.wanted[weighted ? i : 0] = block.x[i] * block.v[weighted ? i : 0];
-        }
+        block.weigh(block.largest());
         const Refined found = refined(block, levels, best_scale(block, levels));
         const Floats rounded = through_half(plain.scale);
         using E = PlainErrors<Searched<32, weighted>, half_>;

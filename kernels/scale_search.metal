@@ -2,7 +2,7 @@
 
 #include "encode_plain.metal"
 
-// `size` weights of each lane, and their importance, the largest of each block made 1.
+// `size` weights of each lane, and their importance v, the largest of each block made 1.
 template <int size_, bool weighted_>
 struct Searched {
     static constant constexpr int size = size_;
@@ -15,22 +15,28 @@ struct Searched {
         return weighted ? value * v[weighted ? i : 0] : value;
     }
 
+    // The largest importance.
+    Floats largest() const {
+        Floats found = v[0];
+        for (int i = 1; i < size; ++i) {
+            found = larger(v[weighted ? i : 0], found);
+        }
+        return found;
+    }
+
+    // Importance as it is given → the largest of a block 1; where all are 0, all 1.
+    void weigh(Floats most) {
+        const Mask some = most > 0.0f;
+        for (int i = 0; i < size; ++i) {
+            const int j = weighted ? i : 0;
+            v[j] = some ? v[j] / most : Floats(1.0f);
+            wanted[j] = x[i] * v[j];
+        }
+    }
+
     // v · x
     Floats goal(int i) const { return weighted ? wanted[weighted ? i : 0] : x[i]; }
 };
-
-// Importance as it is given → the largest of each block 1; where all are 0, all 1.
-template <int size>
-inline void share(thread Floats* v) {
-    Floats largest = v[0];
-    for (int i = 1; i < size; ++i) {
-        largest = larger(v[i], largest);
-    }
-    const Mask some = largest > 0.0f;
-    for (int i = 0; i < size; ++i) {
-        v[i] = some ? v[i] / largest : Floats(1.0f);
-    }
-}
 
 // Of levels at a scale: Σ v·x·q and Σ v·q².
 template <typename S, typename Levels>

@@ -31,7 +31,6 @@ __all__ = [
     "Kernel",
     "affine_search",
     "call",
-    "encoder",
     "header",
     "resolve",
 ]
@@ -104,7 +103,8 @@ _ENCODE = (
     "ulong(rows_shape[0]) * (rows_shape[1] / FORMAT::weights), out, thread_position_in_grid.x);"
 )
 
-#: rows float32 [n, k] → out uint8 [n, bytes]; grid (blocks, 1, 1). Its file is the format's own.
+#: rows float32 [n, k] → out uint8 [n, bytes]; grid (blocks, 1, 1). The template is in the file that
+#: ENCODERS names.
 ENCODE = Kernel("encode", "encode", ("rows",), _ENCODE.format(weighted="false", importance="rows"))
 
 #: the same with importance, float32 [k]
@@ -124,14 +124,9 @@ def call(name: str, kernel: Kernel) -> str:
 @cache
 def header(name: str, *kernels: Kernel) -> str:
     """Everything that the calls of these kernels need for the format of that name."""
-    wanted = dict.fromkeys((name.lower(), *(kernel.file for kernel in kernels)))
+    named = (ENCODERS[name] if kernel.file == "encode" else kernel.file for kernel in kernels)
+    wanted = dict.fromkeys((name.lower(), *named))
     return resolve("".join(f'#include "{file}.metal"\n' for file in wanted))
-
-
-@cache
-def encoder(name: str) -> str:
-    """Everything that ENCODE and ENCODE_WEIGHTED need for the format of that name."""
-    return resolve(f'#include "{name.lower()}.metal"\n#include "{ENCODERS[name]}.metal"\n')
 
 
 @cache

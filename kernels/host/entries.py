@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from ..source import DEQUANTIZE, ROWS, affine_search, call, encoder, header
+from ..source import DEQUANTIZE, ENCODE, ROWS, affine_search, call, header
 
 __all__ = ["DTYPES", "KERNELS", "encode_program", "program", "search_program"]
 
@@ -113,7 +113,7 @@ def encode_program(name: str) -> str:
         _ENCODE.format(symbol=symbol, name=name, weighted=weighted)
         for symbol, weighted in symbols.items()
     )
-    return "".join((_shim(), _lanes(), "\n", encoder(name), _FINITE, *entries))
+    return "".join((_shim(), _lanes(), "\n", header(name, ENCODE), _FINITE, *entries))
 
 
 def _shim() -> str:

@@ -40,7 +40,7 @@ BROKEN = {
         ("codes[8 * byte + j] >> 4u", "codes[8 * byte + j] >> 3u"),
         ("round < 3", "round < 2"),
     ),
-    "Q5_1": (("[2 * t + 1]", "[2 * t]"), ("v[i] / largest", "v[i]")),
+    "Q5_1": (("[2 * t + 1]", "[2 * t]"), ("v[j] / most", "v[j]")),
     "Q8_0": (("values < 0.0f ?", "values > 0.0f ?"), ("0x1p-25f", "0.0f")),
     "IQ4_NL": (("steps * 2.0f + 256.0f", "steps * 2.0f + 255.0f"), ("block % columns", "0")),
     "IQ4_XS": (("change < 2", "change < 0"), ("(scale >> 4u)", "(scale >> 5u)")),
