@@ -60,7 +60,7 @@ inline Floats magnitude(Floats values) {
     return fabs(values);
 }
 
-// Whole numbers, not negative.
+// Of 0 … 2^31, rounded down.
 inline Words to_words(Floats values) {
     return Words(values);
 }

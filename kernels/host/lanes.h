@@ -27,7 +27,8 @@ inline Floats magnitude(Floats values) {
 }
 
 inline Words to_words(Floats values) {
-    return __builtin_convertvector(values, Words);
+    // with a sign, which every processor has an instruction for
+    return __builtin_bit_cast(Words, __builtin_convertvector(values, Mask));
 }
 
 inline Words bits_of(Floats values) {
