@@ -82,6 +82,11 @@ inline Floats through_half(Floats values) {
 inline Words half_bits(Floats values) {
     return as_type<ushort>(half(values));
 }
+
+// Whether it holds in any lane.
+inline bool some(Mask mask) {
+    return mask;
+}
 #endif
 
 // The nearest bfloat16; NaN stays.

@@ -13,6 +13,8 @@ IQ4_NL_CHANGES     half-units from -128 on, at which the next code begins
 IQ4_XS_DIVISORS    what takes the largest scale of a sub-block to the super-block's
 AFFINE_TRIMS       steps given up at the lower and the upper end of a range, in pairs
 AFFINE_BESIDE      and besides
+<K-quant>_LEVELS   the real code of a sub-block's largest weight
+<K-quant>_RANGES   a step and what is cut off below, as parts of a sub-block's range, in pairs
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from mlxquant.formats.ggml_mxfp4 import TWICE_E2M1
 from mlxquant.formats.grids import grid
 from mlxquant.formats.iq4_nl import CHANGES, EDGES, LEVELS
 from mlxquant.formats.iq4_xs import DIVISORS
+from mlxquant.formats.k_mins import RANGES
+from mlxquant.formats.k_scales import LEVELS as K_LEVELS
 from mlxquant.formats.scale_search import BESIDE, TRIMS, edges_of
 
 __all__ = ["NAMES", "table"]
@@ -41,6 +45,11 @@ _FLOATS: dict[str, Iterable[Any]] = {
     "IQ4_XS_DIVISORS": DIVISORS,
     "AFFINE_TRIMS": np.ravel(TRIMS),
     "AFFINE_BESIDE": np.ravel(BESIDE),
+    "Q2_K_RANGES": np.ravel(RANGES[3]),
+    "Q3_K_LEVELS": K_LEVELS[4],
+    "Q4_K_RANGES": np.ravel(RANGES[15]),
+    "Q5_K_RANGES": np.ravel(RANGES[31]),
+    "Q6_K_LEVELS": K_LEVELS[32],
 }
 _BOOKS = ("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
 

@@ -50,6 +50,10 @@ inline Words half_bits(Floats values) {
     );
 }
 
+inline bool some(Mask mask) {
+    return __builtin_reduce_or(mask) != 0;
+}
+
 // Rows become columns: four times, numbers of the first half of the rows and of the second half take
 // turns.
 template <typename Row>

@@ -20,10 +20,13 @@ from mlxquant.formats.ggml_mxfp4 import TWICE_E2M1
 from mlxquant.formats.grids import grid
 from mlxquant.formats.iq4_nl import CHANGES, EDGES, LEVELS
 from mlxquant.formats.iq4_xs import DIVISORS
+from mlxquant.formats.k_mins import RANGES
+from mlxquant.formats.k_scales import LEVELS as K_LEVELS
 from mlxquant.formats.scale_search import BESIDE, TRIMS, edges_of
 
 FOLDER = REPOSITORY / "kernels"
 SHARED = {"affine_search", "blocks", "codebook", "dequantize", "k_scales", "lanes"}
+SHARED |= {"encode_k", "encode_k_bytes", "encode_k_mins", "encode_k_scales"}
 SHARED |= {"encode", "encode_levels", "encode_plain", "scale_search", *ENCODERS.values()}
 #: the tables of floats, and the arrays that they are written from
 FLOATS = {
@@ -36,6 +39,11 @@ FLOATS = {
     "IQ4_XS_DIVISORS": DIVISORS,
     "AFFINE_TRIMS": TRIMS,
     "AFFINE_BESIDE": BESIDE,
+    "Q2_K_RANGES": RANGES[3],
+    "Q3_K_LEVELS": K_LEVELS[4],
+    "Q4_K_RANGES": RANGES[15],
+    "Q5_K_RANGES": RANGES[31],
+    "Q6_K_LEVELS": K_LEVELS[32],
 }
 QUALIFIERS = r"(device|constant|threadgroup|thread)\s+"
 TYPES = r"(?:u?char|u?short|u?int|u?long|float|half|bfloat|T|uint\d|float\d)"
