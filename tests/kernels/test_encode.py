@@ -35,7 +35,11 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 #: what is broken of each encoder: a rounding, a place, an order, a limit
 BROKEN = {
     "Q4_0": (("(float(half_) + 0.5f)", "float(half_)"), ("Q4_0_EDGES[i]", "-Q4_0_EDGES[i]")),
-    "Q4_1": (("low = smaller(x[i], low)", "low = smaller(low, x[i])"), ("t < 25", "t < 24"), ("0x1p-18f", "0x1p-9f")),
+    "Q4_1": (
+        ("low = smaller(x[i], low)", "low = smaller(low, x[i])"),
+        ("t < 25", "t < 24"),
+        ("0x1p-18f", "0x1p-9f"),
+    ),
     "Q5_0": (
         ("codes[8 * byte + j] >> 4u", "codes[8 * byte + j] >> 3u"),
         ("round < 3", "round < 2"),
