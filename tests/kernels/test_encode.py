@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -213,7 +212,7 @@ def test_what_is_not_finite_is_named(name: str, wrong: float, clang: Compiler) -
 
 def test_refusals_are_the_format_s(clang: Compiler) -> None:
     fmt, rows = ggml_format("Q4_0"), np.ones((2, 64), np.float32)
-    for given, importance in (
+    for wrong, importance in (
         (rows[0], None),
         (rows.astype(np.float64), None),
         (rows[:, :50], None),
@@ -222,9 +221,9 @@ def test_refusals_are_the_format_s(clang: Compiler) -> None:
         (rows, np.full(64, np.nan, np.float32)),
     ):
         with pytest.raises(RequestError) as ours:
-            kernel.encode(given, fmt, importance)
+            kernel.encode(wrong, fmt, importance)
         with pytest.raises(RequestError) as theirs:
-            fmt.encode(given, importance)
+            fmt.encode(wrong, importance)
         assert str(ours.value) == str(theirs.value)
 
 
