@@ -114,7 +114,8 @@ def product(fmt: GgmlFormat, x: Shape, wire: Shape, dtype: str) -> Launch:
     Raises:
         RequestError: the shapes do not fit, as of every function here.
     """
-    return (matvec if x[0] <= ROWS_AT_ONCE else matmul)(fmt, x, wire, dtype)
+    few = 0 < x[0] <= ROWS_AT_ONCE
+    return (matvec if few else matmul)(fmt, x, wire, dtype)
 
 
 def matvec(fmt: GgmlFormat, x: Shape, wire: Shape, dtype: str) -> Launch:
