@@ -124,13 +124,14 @@ def kernels_taken() -> Counter[str]:
 @cache
 def sample() -> dict[str, tuple[str, list[Case]]]:
     """For every format a type of x and two cases: kernels that no format before has, rare ones."""
-    chosen, taken = {}, set()
+    chosen, taken, counts = {}, set(), kernels_taken()
     for i, name in enumerate(FORMATS):
         dtype, cases = FLOATS[i % 3], []
         rest = CASES[7 * i % len(CASES) :] + CASES[: 7 * i % len(CASES)]
         for _ in range(2):
             kernels = [name_of(name, case, dtype) for case in rest]
-            best = min(range(len(rest)), key=lambda j: (kernels[j] in taken, kernels_taken()[kernels[j]]))
+            ranks = [(kernel in taken, counts[kernel]) for kernel in kernels]
+            best = ranks.index(min(ranks))
             taken.add(kernels[best])
             cases.append(rest.pop(best))
         chosen[name] = dtype, cases
