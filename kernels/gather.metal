@@ -1,13 +1,13 @@
 // Products with a matrix for each row of x: experts. Row i of x T [pairs, k] is multiplied with
-// matrix ids[i] of uint8 [matrices, n, row_bytes] → row i of T [pairs, n]; NaN where there is no such
-// matrix.
+// matrix ids[i] of uint8 [matrices, n, row_bytes] → row i of T [pairs, n]; NaN where there is no
+// such matrix.
 //
-// gather_matvec and gather_matvec_split are matvec with one row of x: grid and threadgroup as there,
-// and at.y names the row. Its bits are matvec's.
+// gather_matvec and gather_matvec_split are matvec with one row of x: grid and threadgroup as
+// there, and y of the grid names the row. The bits are matvec's.
 //
 // gather_matmul is matmul, with its grid, for rows in the order of their ids. A threadgroup takes
-// runs of equal ids in its tile one after another. Any order gives the same product; runs of one row
-// each give it slowly.
+// runs of equal ids in its tile one after another. Any order gives the same product; many short
+// runs give it slowly.
 
 #include "matmul.metal"
 #include "matvec.metal"

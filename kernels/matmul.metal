@@ -166,8 +166,8 @@ struct SimdgroupSums {
     }
 };
 
-// Rows `begin` up to `end` of the tile at row `top` of x and row `left` of the weights; NaN where the
-// weights are not known. All of a threadgroup's threads call it, several times if need be.
+// Rows `begin` up to `end` of the tile at row `top` of x and row `left` of the weights; NaN where
+// the weights are not known. All of a threadgroup's threads call it, several times if need be.
 template <typename Format, int height, typename T>
 inline void multiply_tile(
     const thread Product<T>& of, threadgroup float4* memory, uint top, uint begin, uint end,

@@ -6,6 +6,7 @@ launch that ends here did none of it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import cache
 
@@ -16,6 +17,7 @@ from formats.ggml_golden import ggml_format
 from mlxquant.kernels import launch
 from mlxquant.kernels.host.compiler import Compiler
 from mlxquant.kernels.source import FORMATS
+from support import REPOSITORY
 
 from mlxquant.formats.floats import FLOATS
 from mlxquant.formats.ggml_format import GgmlFormat
@@ -44,6 +46,12 @@ def blocks_of(fmt: GgmlFormat, parts: int) -> int:
     return -(-parts * launch.PART // fmt.block_size)
 
 
+def grouped(name: str) -> tuple[int, bool]:
+    """How many weights share a scale, and whether a bias comes with it, as the kernel has it."""
+    text = (REPOSITORY / "kernels" / f"{name.lower()}.metal").read_text(encoding="utf-8")
+    return int(re.findall(r"group = (\d+);", text)[0]), "biased = true" in text
+
+
 def name_of(name: str, case: Case, dtype: str) -> str:
     """Of the kernel that a case takes."""
     m, (n, parts) = case
@@ -57,10 +65,12 @@ def depth(fmt: GgmlFormat, run_by: launch.Launch, n: int, k: int) -> int:
     """Roundings that a number goes through, at most, on its way into a sum."""
     if "matmul" in run_by.kernel.name:
         return k
-    split = launch.split_of(fmt, n, k)
+    split, (group, biased) = launch.split_of(fmt, n, k), grouped(fmt.name)
     turns = -(-k // (launch.PART * 32 * split))
-    # a lane's products one after another, the lanes in halves, the simdgroups one after another
-    return turns * launch.PART + 5 + split
+    # a group's products, a lane's groups and their biases, the lanes in halves, the simdgroups
+    roundings = group + turns * launch.PART // group * (1 + biased) + 5 + split
+    # codes · scale and bias may cancel: together, in `weights`, at most some times the weight
+    return roundings * (4 if biased else 1)
 
 
 def check_product(name: str, case: Case, dtype: str) -> None:
