@@ -384,7 +384,9 @@ static bool together(Count from, Count to) {
         const bool same = other.state == first.state &&
                           (first.state == DONE ||
                            (other.operation == first.operation && other.place == first.place &&
-                            other.flags == first.flags && other.made == first.made));
+                            other.flags == first.flags &&
+                            // simdgroups come to a barrier after as many operations as they like
+                            (i / WIDTH != from / WIDTH || other.made == first.made)));
         if (!same) {
             const bool ended = first.state == DONE || other.state == DONE;
             const Count a = first.state == DONE ? i : from;

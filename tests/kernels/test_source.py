@@ -21,7 +21,10 @@ from mlxquant.formats.grids import grid
 from mlxquant.formats.iq4_nl import LEVELS
 
 FOLDER = REPOSITORY / "kernels"
-SHARED = {"affine_search", "blocks", "codebook", "dequantize", "k_scales", "lanes"}
+SHARED = {
+    *("affine_search", "blocks", "codebook", "dequantize", "k_scales", "lanes"),
+    *("gather", "matmul", "matvec", "parts"),
+}
 QUALIFIERS = r"(device|constant|threadgroup|thread)\s+"
 TYPES = r"(?:u?char|u?short|u?int|u?long|float|half|bfloat|T|uint\d|float\d)"
 
