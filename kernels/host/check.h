@@ -8,7 +8,7 @@
 // What one byte of memory remembers is its last write and its last read: when, by which thread, from
 // which place. Time is an epoch, which every barrier that lets threads go on moves forward.
 #define CHECKED
-#pragma clang attribute push(__attribute__((no_sanitize("thread"))), apply_to = function)
+#pragma clang attribute push(__attribute__((no_sanitize("thread", "coverage"))), apply_to = function)
 
 namespace check {
 
@@ -217,6 +217,12 @@ inline bool races(const Access& was, Kind kind) {
     fail(failure);
 }
 
+inline void step(Size place) {
+    if (++steps > run->most_steps) {
+        wrong(TOO_LONG, 0, 0, 0, false, place);
+    }
+}
+
 static Array& array_at(const Byte* at, Count size, bool write, Size place) {
     Count nearest = 0;
     Size least = ~Size(0);
@@ -272,9 +278,6 @@ inline void touch(const volatile void* address, Count size, bool write, Size pla
     if (Size(at) - stack_begin < stack_size) {
         return;
     }
-    if (++steps > run->most_steps) {
-        wrong(TOO_LONG, 0, 0, 0, write, place);
-    }
     Size offset = Size(at - last_array->begin);
     Array& array = offset < last_array->size && last_array->size - offset >= size
                        ? *last_array
@@ -313,9 +316,7 @@ __attribute__((noinline)) static void arrive(
     own.place = place;
     own.flags = flags;
     ++own.made;
-    if (++steps > run->most_steps) {
-        wrong(TOO_LONG, 0, 0, 0, false, place);
-    }
+    step(place);
     switch_stack(&own.stack, scheduler);
 }
 
@@ -509,6 +510,8 @@ HOOKS(16)
 #undef HOOKS
 
 void __tsan_init() {}
+// in every block of instructions
+void __sanitizer_cov_trace_pc() { check::step(RETURN); }
 void* __tsan_memcpy(void* to, const void* from, unsigned long size) {
     if (size) {
         check::touch(from, check::Count(size), false, RETURN);
@@ -528,6 +531,28 @@ void* __tsan_memset(void* to, int value, unsigned long size) {
         check::touch(to, check::Count(size), true, RETURN);
     }
     return __builtin_memset(to, value, size);
+}
+
+// What clang's checks for undefined behaviour call, with the line.
+struct Source {
+    const char* file;
+    check::Count line, column;
+};
+static void undefined(const Source* at, const char* what) {
+    check::Failure failure = {};
+    failure.what = check::UNDEFINED;
+    failure.name = what;
+    failure.place = at->line;
+    check::fail(failure);
+}
+void __ubsan_handle_out_of_bounds(const Source* at, void*) {
+    undefined(at, "an index is outside of its array");
+}
+void __ubsan_handle_shift_out_of_bounds(const Source* at, void*, void*) {
+    undefined(at, "a shift by as many bits as there are, or more");
+}
+void __ubsan_handle_divrem_overflow(const Source* at, void*, void*) {
+    undefined(at, "a division by zero");
 }
 
 // Run a grid; run->failure says what was wrong.

@@ -7,13 +7,13 @@ array([0., 2., 4.], dtype=float32)
 
 The arguments are those of `mx.fast.metal_kernel`, and the signature is written as MLX writes it
 (signature.py). Threads run one at a time; at a barrier or a function of a simdgroup each waits
-until the others have come to the same line (check.h, simdgroup.h). A `CheckFailure` says what no GPU
-would: that two threads access a byte, one of them writing, with no barrier between; that threads
-wait at different places; that an access is outside of the array, misaligned, or reads threadgroup
-memory that nobody wrote; that an element of the output is never written.
+until the others have come to the same line (check.h, simdgroup.h). A `CheckFailure` says what no
+GPU would: that two threads access a byte, one of them writing, with no barrier between; that
+threads wait at different places, or do not end; that an access is outside of its array, misaligned, or reads
+threadgroup memory that nobody wrote; that an element of the output is never written; that a shift
+or an index of a thread's own array is out of range.
 
-What it cannot see: a race that only other input reaches, and the GPU's own arithmetic. Accesses of
-96 bits are not watched (nothing loads a float3), nor is a thread's own memory beyond its indices.
+What it cannot see: a race that only other input reaches, and the GPU's own arithmetic. Accesses of 96 bits are not watched (nothing loads a float3).
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ _FLAGS = (
     *("-x", "c++", "-std=c++17", "-O1", "-w", "-gline-tables-only"),
     *("-ffp-contract=off", "-fno-strict-aliasing", "-fsigned-char", "-fvisibility=hidden"),
     *("-fno-vectorize", "-fno-slp-vectorize", "-fno-builtin"),
-    *("-fsanitize=thread", "-fno-sanitize-link-runtime"),
+    "-fsanitize=thread,array-bounds,shift-exponent,integer-divide-by-zero",
+    "-fsanitize-coverage=trace-pc",
+    "-fno-sanitize-link-runtime",
     *("-mllvm", "-tsan-instrument-func-entry-exit=0"),
     *("-mllvm", "-tsan-instrument-read-before-write=1"),
     *("-shared", "-fPIC"),
@@ -53,7 +55,7 @@ _FILES = ("check.h", "shim.h", "functions.h", "simdgroup.h")
 _MOST_LANES, _MOST_ARRAYS = 1024, 64
 _STACK = 1 << 18
 #: between arrays: what is outside of one is inside of none
-_GAP = 1 << 18
+_GAP = 1 << 24
 _WHAT = (
     *("NOTHING", "OUTSIDE", "READ_ONLY", "UNWRITTEN", "RACE", "ALIEN_RACE", "DIVERGENT", "ENDED"),
     *("TOO_LONG", "TOO_MUCH", "NO_SUCH_LANE", "NOT_UNIFORM", "MISALIGNED", "UNDEFINED"),
@@ -140,7 +142,7 @@ class CheckedKernel:
         output_names: likewise.
         source: the body.
         header: what comes before.
-        most_steps: accesses and operations of one call, above which it does not come to an end.
+        most_steps: blocks of instructions of one call, above which it does not come to an end.
     """
 
     def __init__(
@@ -344,7 +346,7 @@ def _message(what: str, f: _Failure, run: _Run, place: Any) -> str:
     if what == "READ_ONLY":
         return f"{who} writes {at}, which is an input{here}"
     if what == "UNWRITTEN":
-        return f"{who} reads {at}, which nobody wrote{here}"
+        return f"{who} reads {at}, which nobody wrote yet{here}"
     if what in ("RACE", "ALIEN_RACE"):
         other = "a thread of another threadgroup" if what == "ALIEN_RACE" else _thread(f.other)
         did = "wrote" if f.other_writes else "read"
@@ -369,7 +371,7 @@ def _message(what: str, f: _Failure, run: _Run, place: Any) -> str:
     if what == "TOO_MUCH":
         return f"{f.at} bytes of threadgroup memory; 32768 at most{here}"
     if what == "TOO_LONG":
-        return f"{who} still runs after {run.most_steps} accesses{here}"
+        return f"{who} still runs after {run.most_steps} steps{here}"
     if what == "UNDEFINED":
         return f"{who}: {operation}{here}"
     return f"{name}[{offset // element}] is never written"
