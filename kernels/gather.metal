@@ -38,12 +38,12 @@ inline void gather_matvec_split(
     matvec_split<Format, 1, height, split>(own, partial, group.x, simdgroup, lane);
 }
 
-template <typename Format, int height, typename T>
+template <typename Format, int height, int width, typename T>
 inline void gather_matmul(
     Product<T> of, const device uint* ids, int matrices, threadgroup float4* memory, uint3 group,
     uint thread_index, uint simdgroup
 ) {
-    const uint top = height * group.y, left = 64 * group.x;
+    const uint top = height * group.y, left = width * group.x;
     const uint rows = of.m - top < height ? of.m - top : height;
     uint end = 0;
     for (uint begin = 0; begin < rows; begin = end) {
@@ -53,6 +53,8 @@ inline void gather_matmul(
             ++end;
         }
         const Product<T> own = product_with(of, id, matrices);
-        multiply_tile<Format, height>(own, memory, top, begin, end, left, thread_index, simdgroup);
+        multiply_tile<Format, height, width>(
+            own, memory, top, begin, end, left, thread_index, simdgroup
+        );
     }
 }
