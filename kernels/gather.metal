@@ -1,13 +1,13 @@
 // Products with a matrix for each row of x: experts. Row i of x T [pairs, k] is multiplied with
-// matrix ids[i] of uint8 [matrices, n, row_bytes] → row i of T [pairs, n]; NaN where there is no such
-// matrix.
+// matrix ids[i] of uint8 [matrices, n, row_bytes] → row i of T [pairs, n]; NaN where there is no
+// such matrix.
 //
-// gather_matvec and gather_matvec_split are matvec with one row of x: grid and threadgroup as there,
-// and at.y names the row. Its bits are matvec's.
+// gather_matvec and gather_matvec_split are matvec with one row of x: grid and threadgroup as
+// there, and y of the grid names the row. The bits are matvec's.
 //
 // gather_matmul is matmul, with its grid, for rows in the order of their ids. A threadgroup takes
-// runs of equal ids in its tile one after another. Any order gives the same product; runs of one row
-// each give it slowly.
+// runs of equal ids in its tile one after another. Any order gives the same product; many short
+// runs give it slowly.
 
 #include "matmul.metal"
 #include "matvec.metal"
@@ -38,12 +38,12 @@ inline void gather_matvec_split(
     matvec_split<Format, 1, height, split>(own, partial, group.x, simdgroup, lane);
 }
 
-template <typename Format, int height, typename T>
+template <typename Format, int height, int width, typename T>
 inline void gather_matmul(
     Product<T> of, const device uint* ids, int matrices, threadgroup float4* memory, uint3 group,
     uint thread_index, uint simdgroup
 ) {
-    const uint top = height * group.y, left = 64 * group.x;
+    const uint top = height * group.y, left = width * group.x;
     const uint rows = of.m - top < height ? of.m - top : height;
     uint end = 0;
     for (uint begin = 0; begin < rows; begin = end) {
@@ -53,6 +53,8 @@ inline void gather_matmul(
             ++end;
         }
         const Product<T> own = product_with(of, id, matrices);
-        multiply_tile<Format, height>(own, memory, top, begin, end, left, thread_index, simdgroup);
+        multiply_tile<Format, height, width>(
+            own, memory, top, begin, end, left, thread_index, simdgroup
+        );
     }
 }

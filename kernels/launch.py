@@ -12,6 +12,7 @@ weights alone, never on how many rows x has: so matvec_rows gives the bits of ma
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +27,10 @@ from .source import DEQUANTIZE, ROWS, Kernel
 
 __all__ = [
     "DEVICE",
+    "NARROW",
     "PART",
     "ROWS_AT_ONCE",
+    "WIDTH",
     "Launch",
     "dequantize",
     "dequantize_rows",
@@ -58,8 +61,12 @@ _HEIGHTS = dict.fromkeys(("Q2_K", "Q3_K", "Q4_K", "Q5_K"), 2)
 _HEIGHT_OF_ROWS = 2
 #: with fewer simdgroups a GPU is not full, and K is split between as many as this at most
 _SIMDGROUPS, _SPLIT = 1024, 8
-#: rows of weights of a tile of matmul, and its threads
-_WIDTH, _TILE_THREADS = 64, 128
+#: rows of weights of a tile of matmul, and where there are few tiles
+WIDTH, NARROW = 64, 32
+#: threads of its threadgroup
+_TILE_THREADS = 128
+#: threadgroups that fill a GPU of forty cores
+_THREADGROUPS = 128
 #: experts that have fewer rows each get lower tiles
 _FEW, _SOME = 40, 384
 #: rows an expert that are worth decoding its weights into tiles
@@ -131,13 +138,11 @@ def matvec(fmt: GgmlFormat, x: Shape, wire: Shape, dtype: str) -> Launch:
     return Launch(kernel, fmt.name, *_simdgroups(n, height, split, 1), (m, n), dtype)
 
 
-def matmul(fmt: GgmlFormat, x: Shape, wire: Shape, dtype: str) -> Launch:
-    """The same for any number of rows."""
+def matmul(fmt: GgmlFormat, x: Shape, wire: Shape, dtype: str, width: int | None = None) -> Launch:
+    """The same for any number of rows, in tiles of WIDTH or NARROW rows of weights."""
     m, n, _ = _sizes(fmt, x, wire)
-    size = np.dtype(STORAGE[dtype]).itemsize
-    height = 16 if m <= 16 else 32 if m <= 32 else _highest(size)
-    kernel = source.matmul(height, size)
-    return Launch(kernel, fmt.name, *_tiles(m, n, height), (m, n), dtype)
+    height = 16 if m <= 16 else 32 if m <= 32 else 64
+    return _tiled(source.matmul, fmt, m, n, height, dtype, width)
 
 
 def gather(fmt: GgmlFormat, x: Shape, wire: Shape, dtype: str) -> Launch:
@@ -162,14 +167,14 @@ def gather_matvec(fmt: GgmlFormat, x: Shape, wire: Shape, dtype: str) -> Launch:
     return Launch(kernel, fmt.name, *_simdgroups(n, height, split, p), (p, n), dtype)
 
 
-def gather_matmul(fmt: GgmlFormat, x: Shape, wire: Shape, dtype: str) -> Launch:
+def gather_matmul(
+    fmt: GgmlFormat, x: Shape, wire: Shape, dtype: str, width: int | None = None
+) -> Launch:
     """The same in tiles."""
     p, n, _ = _sizes(fmt, x, wire)
-    size = np.dtype(STORAGE[dtype]).itemsize
     each = p / max(1, wire[0])
-    height = 16 if each < _FEW else 32 if each < _SOME else _highest(size)
-    kernel = source.gather_matmul(height, size)
-    return Launch(kernel, fmt.name, *_tiles(p, n, height), (p, n), dtype)
+    height = 16 if each < _FEW else 32 if each < _SOME else 64
+    return _tiled(source.gather_matmul, fmt, p, n, height, dtype, width)
 
 
 def split_of(fmt: GgmlFormat, n: int, k: int) -> int:
@@ -182,11 +187,6 @@ def split_of(fmt: GgmlFormat, n: int, k: int) -> int:
 
 def _height(fmt: GgmlFormat) -> int:
     return _HEIGHTS.get(fmt.name, _HEIGHT)
-
-
-def _highest(size: int) -> int:
-    """Rows of the highest tile that leaves threadgroup memory below 32 KiB."""
-    return 64 if size == 2 else 32
 
 
 def _sizes(fmt: GgmlFormat, x: Shape, wire: Shape) -> tuple[int, int, int]:
@@ -213,10 +213,27 @@ def _simdgroups(
     return (threads * -(-n // rows), pairs, 1), (threads, 1, 1)
 
 
-def _tiles(m: int, n: int, height: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Grid and threadgroup of matmul.metal."""
-    grid = (_TILE_THREADS * -(-n // _WIDTH), -(-m // height), 1)
-    return grid, (_TILE_THREADS, 1, 1)
+def _tiled(
+    kernel: Callable[[int, int, int], Kernel],
+    fmt: GgmlFormat,
+    m: int,
+    n: int,
+    height: int,
+    dtype: str,
+    width: int | None,
+) -> Launch:
+    """A launch of matmul.metal or gather.metal, by tiles of at most so many rows of x."""
+    size = np.dtype(STORAGE[dtype]).itemsize
+    # of float, higher tiles do not fit in a threadgroup's 32 KiB, nor narrow ones of 32 rows
+    height = min(height, 128 // size)
+    down = -(-m // height)
+    if width is None:
+        width = NARROW if down * -(-n // WIDTH) < _THREADGROUPS else WIDTH
+    if size == 4 and height == 32:
+        width = WIDTH
+    grid = (_TILE_THREADS * -(-n // width), down, 1)
+    made = kernel(height, width, size)
+    return Launch(made, fmt.name, grid, (_TILE_THREADS, 1, 1), (m, n), dtype)
 
 
 def _decoding(

@@ -1,28 +1,30 @@
 // Products of many rows of x: tiles of weights, decoded once each, and simdgroup matrices.
 //
-//     threadgroup   128 threads, (128, 1, 1): a tile of `height` rows of x by 64 rows of weights
-//     grid          (128 · ⌈n / 64⌉, ⌈m / height⌉, 1)
-//     height        16, 32 or 64; with float 32 at most, so that the tiles stay below 32 KiB
+//     threadgroup   128 threads, (128, 1, 1): a tile of `height` rows of x by `width` of weights
+//     grid          (128 · ⌈n / width⌉, ⌈m / height⌉, 1)
+//     height        16, 32 or 64
+//     width         64, or 32 where there are few tiles: of fewer rows of weights a step takes more
+//                   parts
 //     T             float, half or bfloat: of x, of the product, and of the decoded weights
 //     sums          float
 //
-// A step takes two parts of each row of weights, 64 weights. Thread t decodes part t % 2 of row
-// t / 2, and the four simdgroups multiply: simdgroup s has the rows of x in every other eight, from
-// eight s / 2 on, and the 32 rows of weights from 32·(s % 2) on.
+// A step takes as many parts of each row of weights as give every thread one: two, or four. The
+// four simdgroups multiply: simdgroup s has the rows of x in every other eight, from eight s / 2 on,
+// and half of the rows of weights, the first half where s is even.
 //
 // Both tiles hold their columns in the order of parts, so that what a thread decodes goes side by
 // side; a sum does not mind. Rows are padded by 16 bytes: eight rows lie in different banks. What
 // lies outside of m, n and k is zero in the tiles, and is neither read nor written.
 //
-//     memory     tile of x T [height, 64 + pad], tile of weights T [64, 64 + pad];
-//                then, in the same place, the sums: float [height, 68]
+//     memory     tile of x T [height, depth + pad], tile of weights T [width, depth + pad], where
+//                depth is 64 or 128; then, in the same place, the sums: float [height, width + 4]
 
 #include "parts.metal"
 
 // For numbers of x of `size` bytes.
-template <int height, int size>
+template <int height, int width, int size>
 struct Tiles {
-    static constant constexpr int width = 64, depth = 64;
+    static constant constexpr int threads = 128, parts = threads / width, depth = 32 * parts;
     static constant constexpr int stride = depth + 16 / size, sums_stride = width + 4;
     static constant constexpr int bytes_of_tiles = (height + width) * stride * size;
     static constant constexpr int bytes_of_sums = height * sums_stride * 4;
@@ -45,23 +47,23 @@ inline void copy_eight(bool there, const device T* from, threadgroup T* to) {
     }
 }
 
-// Rows of x of the tile from row `top` on, those from `begin` up to `end` (both of the tile); of
-// parts `first` and first + 1.
-template <typename Format, typename T, int height>
+// Rows of x of the tile from row `top` on, those from `begin` up to `end` (both of the tile); of the
+// step's parts, from part `first` on.
+template <typename Format, typename Shape, int height, typename T>
 inline void load_x(
     const thread Product<T>& of, uint top, uint begin, uint end, uint first, threadgroup T* tile,
     uint thread_index
 ) {
-    using Shape = Tiles<height, int(sizeof(T))>;
     constexpr uint parts = Format::weights / Format::chunk;
-    const uint eight = thread_index % 8, part = first + eight / 4, i = 8 * (eight % 4);
+    constexpr uint eights = Shape::depth / 8, rows = Shape::threads / eights;
+    const uint eight = thread_index % eights, part = first + eight / 4, i = 8 * (eight % 4);
     const uint block = part / parts;
     const uint column = block * Format::weights + uint(Format::first(int(part % parts)))
         + offset_in_part<Format>(i);
     const bool inside = block * Format::weights < of.k;
     UNROLL
-    for (int turn = 0; turn < height / 16; ++turn) {
-        const uint row = thread_index / 8 + 16 * turn;
+    for (uint turn = 0; turn < height / rows; ++turn) {
+        const uint row = thread_index / eights + rows * turn;
         const bool there = inside && row >= begin && row < end;
         const device T* from = there ? of.x + ulong(top + row) * of.k + column : of.x;
         copy_eight(there, from, tile + row * Shape::stride + 8 * eight);
@@ -69,13 +71,13 @@ inline void load_x(
 }
 
 // Rows of weights of the tile from row `left` on, of the same parts.
-template <typename Format, typename T, int height>
+template <typename Format, typename Shape, typename T>
 inline void load_weights(
     const thread Product<T>& of, uint left, uint first, threadgroup T* tile, uint thread_index
 ) {
-    using Shape = Tiles<height, int(sizeof(T))>;
     constexpr uint parts = Format::weights / Format::chunk;
-    const uint row = thread_index / 2, part = first + thread_index % 2, block = part / parts;
+    const uint row = thread_index / Shape::parts, own = thread_index % Shape::parts;
+    const uint part = first + own, block = part / parts;
     float w[Format::chunk];
     if (left + row < of.n && block * Format::weights < of.k) {
         const device uchar* from = of.wire + ulong(left + row) * of.row_bytes;
@@ -86,7 +88,7 @@ inline void load_weights(
             w[i] = 0.0f;
         }
     }
-    threadgroup T* to = tile + row * Shape::stride + Format::chunk * (thread_index % 2);
+    threadgroup T* to = tile + row * Shape::stride + Format::chunk * own;
     UNROLL
     for (int i = 0; i < Format::chunk; i += 4) {
         vec<T, 4> four;
@@ -98,11 +100,10 @@ inline void load_weights(
     }
 }
 
-// A simdgroup's sums: every other eight rows of x, by 32 rows of weights.
-template <typename T, int height>
+// A simdgroup's sums: every other eight rows of x, by half of the rows of weights.
+template <typename T, typename Shape, int height, int width>
 struct SimdgroupSums {
-    using Shape = Tiles<height, int(sizeof(T))>;
-    static constant constexpr int down = height / 16, across = 4;
+    static constant constexpr int down = height / 16, across = width / 16;
 
     simdgroup_matrix<float, 8, 8> sums[down][across];
     // of the tile
@@ -110,7 +111,7 @@ struct SimdgroupSums {
 
     void start(uint simdgroup) {
         row = 8 * (simdgroup / 2);
-        column = 32 * (simdgroup % 2);
+        column = width / 2 * (simdgroup % 2);
         UNROLL
         for (int i = 0; i < down; ++i) {
             UNROLL
@@ -166,26 +167,26 @@ struct SimdgroupSums {
     }
 };
 
-// Rows `begin` up to `end` of the tile at row `top` of x and row `left` of the weights; NaN where the
-// weights are not known. All of a threadgroup's threads call it, several times if need be.
-template <typename Format, int height, typename T>
+// Rows `begin` up to `end` of the tile at row `top` of x and row `left` of the weights; NaN where
+// the weights are not known. All of a threadgroup's threads call it, several times if need be.
+template <typename Format, int height, int width, typename T>
 inline void multiply_tile(
     const thread Product<T>& of, threadgroup float4* memory, uint top, uint begin, uint end,
     uint left, uint thread_index, uint simdgroup
 ) {
-    using Shape = Tiles<height, int(sizeof(T))>;
+    using Shape = Tiles<height, width, int(sizeof(T))>;
     threadgroup T* x = reinterpret_cast<threadgroup T*>(memory);
     threadgroup T* weights = x + height * Shape::stride;
     threadgroup float* sums = reinterpret_cast<threadgroup float*>(memory);
-    SimdgroupSums<T, height> own;
+    SimdgroupSums<T, Shape, height, width> own;
     own.start(simdgroup);
     const bool all = begin < 8 && end > uint(height - 8);
     const uint parts = of.known ? of.k / Format::chunk : 0;
-    for (uint first = 0; first < parts; first += 2) {
+    for (uint first = 0; first < parts; first += Shape::parts) {
         // what is in the tiles, or the sums of the call before, has been read
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        load_x<Format, T, height>(of, top, begin, end, first, x, thread_index);
-        load_weights<Format, T, height>(of, left, first, weights, thread_index);
+        load_x<Format, Shape, height>(of, top, begin, end, first, x, thread_index);
+        load_weights<Format, Shape>(of, left, first, weights, thread_index);
         threadgroup_barrier(mem_flags::mem_threadgroup);
         if (all) {
             own.template add<true>(x, weights, begin, end);
@@ -196,20 +197,20 @@ inline void multiply_tile(
     threadgroup_barrier(mem_flags::mem_threadgroup);
     own.store(sums, begin, end);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    const uint column = thread_index % Shape::width;
+    const uint column = thread_index % width;
     if (left + column < of.n) {
-        for (uint row = begin + thread_index / Shape::width; row < end; row += 2) {
+        for (uint row = begin + thread_index / width; row < end; row += Shape::parts) {
             const float sum = of.known ? sums[row * Shape::sums_stride + column] : NAN;
             of.out[ulong(top + row) * of.n + left + column] = rounded<T>(sum);
         }
     }
 }
 
-template <typename Format, int height, typename T>
+template <typename Format, int height, int width, typename T>
 inline void matmul(
     Product<T> of, threadgroup float4* memory, uint3 group, uint thread_index, uint simdgroup
 ) {
-    const uint top = height * group.y, left = 64 * group.x;
+    const uint top = height * group.y, left = width * group.x;
     const uint rows = of.m - top < height ? of.m - top : height;
-    multiply_tile<Format, height>(of, memory, top, 0, rows, left, thread_index, simdgroup);
+    multiply_tile<Format, height, width>(of, memory, top, 0, rows, left, thread_index, simdgroup);
 }

@@ -2,28 +2,71 @@
 //
 //     simdgroup     `height` neighbouring rows of weights. Lane l takes their parts l, l + 32, …:
 //                   of 256-weight blocks, eight lanes share one and four are under way
-//     threadgroup   two simdgroups, each with rows of its own (matvec); or `split` simdgroups that
-//                   have the same rows and share their parts (matvec_split), for few rows: simdgroup
-//                   s takes parts 32·s + l, 32·(s + split) + l, …
+//     threadgroup   two simdgroups, each with rows of its own (matvec); or, for few rows, `split`
+//                   simdgroups that have the same rows and share their parts (matvec_split):
+//                   simdgroup s takes parts 32·s + l, 32·(s + split) + l, …
 //     rows          of x, at most: 1, 2, 4 or 8. Those beyond m are neither read nor written
 //     T             float, half or bfloat, of x and of the product
 //
-// Sums are float. A lane adds its weights' products in the order of parts, by fused multiplication
-// and addition; then the lanes' sums are added (simd_sum), then those of the simdgroups, first to
-// last. None of it depends on `rows` or `height`, so that a row's product has the same bits whatever
-// other rows come with it, as long as `split` is the same.
+// Sums are float, of codes times x: a group's scale is applied to its sum, and its bias to the sum
+// of x, which the rows of weights share. A lane adds up a group's products in order, and its groups
+// in the order of parts, by fused multiplication and addition; then the lanes' sums are added
+// (simd_sum), then those of the simdgroups, first to last. None of it depends on `rows` or
+// `height`: a row's product has the same bits whatever rows come with it, if `split` is the same.
 
 #include "parts.metal"
 
-// sum + Σ w·x, weight by weight.
-template <int count>
-inline float dot_after(float sum, const thread float* w, const thread float* x) {
-    UNROLL
-    for (int i = 0; i < count; ++i) {
-        sum = fma(w[i], x[i], sum);
+// A part's codes, with a scale and a bias for each group.
+template <typename Format>
+struct Part {
+    static constant constexpr int groups = Format::chunk / Format::group;
+
+    float q[Format::chunk], scales[groups], biases[groups];
+
+    void load(const device uchar* block, int part) {
+        Format::codes(block, part, q, scales, biases);
     }
-    return sum;
-}
+};
+
+// The numbers of x for it, and their sum for each group.
+template <typename Format>
+struct PartOfX {
+    static constant constexpr int groups = Format::chunk / Format::group;
+
+    float values[Format::chunk], sums[groups];
+
+    template <typename T>
+    void load(const device T* at) {
+        load_part<Format>(at, values);
+        if (Format::biased) {
+            UNROLL
+            for (int g = 0; g < groups; ++g) {
+                sums[g] = values[g * Format::group];
+                UNROLL
+                for (int i = 1; i < Format::group; ++i) {
+                    sums[g] += values[g * Format::group + i];
+                }
+            }
+        }
+    }
+
+    // sum + Σ w·x
+    float product_after(float sum, const thread Part<Format>& w) const {
+        UNROLL
+        for (int g = 0; g < groups; ++g) {
+            float own = 0.0f;
+            UNROLL
+            for (int i = g * Format::group; i < (g + 1) * Format::group; ++i) {
+                own = fma(w.q[i], values[i], own);
+            }
+            sum = fma(w.scales[g], own, sum);
+            if (Format::biased) {
+                sum = fma(w.biases[g], sums[g], sum);
+            }
+        }
+        return sum;
+    }
+};
 
 // A lane's sums of `height` rows from `row` on, sums[h · rows + r] for row r of x: parts `first`,
 // first + step, …, where `step` is a multiple of 32.
@@ -31,43 +74,42 @@ template <typename Format, int rows, int height, typename T>
 inline void add_parts(
     const thread Product<T>& of, uint row, uint first, uint step, thread float* sums
 ) {
-    constexpr int size = Format::chunk;
     constexpr uint parts = Format::weights / Format::chunk;
     const int part = int(first % parts);
     const uint there = of.known && row < of.n ? of.n - row : 0;
     const device uchar* wire = of.wire + ulong(there ? row : 0) * of.row_bytes;
     for (uint block = first / parts; block * Format::weights < of.k; block += step / parts) {
         const device uchar* blocks = wire + block * Format::bytes;
-        const device T* x = of.x + block * Format::weights + Format::first(part);
+        const device T* at = of.x + block * Format::weights + Format::first(part);
         if (rows == 1) {
-            float values[size];
-            load_part<Format>(x, values);
+            PartOfX<Format> x;
+            x.load(at);
             UNROLL
             for (int h = 0; h < height; ++h) {
                 if (uint(h) < there) {
-                    float w[size];
-                    Format::decode(blocks + ulong(h) * of.row_bytes, part, w);
-                    sums[h] = dot_after<size>(sums[h], w, values);
+                    Part<Format> w;
+                    w.load(blocks + ulong(h) * of.row_bytes, part);
+                    sums[h] = x.product_after(sums[h], w);
                 }
             }
             continue;
         }
-        float w[height][size];
+        Part<Format> w[height];
         UNROLL
         for (int h = 0; h < height; ++h) {
             if (uint(h) < there) {
-                Format::decode(blocks + ulong(h) * of.row_bytes, part, w[h]);
+                w[h].load(blocks + ulong(h) * of.row_bytes, part);
             }
         }
         UNROLL
         for (int r = 0; r < rows; ++r) {
             if (uint(r) < of.m) {
-                float values[size];
-                load_part<Format>(x + ulong(r) * of.k, values);
+                PartOfX<Format> x;
+                x.load(at + ulong(r) * of.k);
                 UNROLL
                 for (int h = 0; h < height; ++h) {
                     if (uint(h) < there) {
-                        sums[h * rows + r] = dot_after<size>(sums[h * rows + r], w[h], values);
+                        sums[h * rows + r] = x.product_after(sums[h * rows + r], w[h]);
                     }
                 }
             }

@@ -1,9 +1,9 @@
 // What the products share: x beside the parts of packed rows, and what a product is of.
 //
-// A part (blocks.metal) is 32 weights of a block; part q of a row is part q % parts of its block
-// q / parts, where a block has `parts`. x is read in a part's order, four neighbours at a time, so
-// that weights need not be moved: k is whole blocks, and so each row of x, and each run in it, starts
-// at a multiple of eight numbers of an array that starts at a multiple of four of them.
+// Part i of a row is part i % parts of its block i / parts, where a block has `parts`, as in
+// blocks.metal. x is read in a part's order, four neighbours at a time, so that weights need not be
+// moved. k is whole blocks: each row of x, and each run in it, starts at a multiple of eight numbers
+// of an array that itself starts at a multiple of four.
 
 #include "blocks.metal"
 

@@ -110,14 +110,14 @@ def matvec(rows: int, height: int, split: int) -> Kernel:
 
 
 @cache
-def matmul(height: int, size: int) -> Kernel:
+def matmul(height: int, width: int, size: int) -> Kernel:
     """The same for any m, of numbers of `size` bytes: see matmul.metal."""
     body = (
-        f"threadgroup float4 memory[Tiles<{height}, {size}>::quads];\n"
-        f"matmul<FORMAT, {height}>({_PRODUCT.format(0, 1)}, memory, threadgroup_position_in_grid, "
-        f"{_THREAD});"
+        f"threadgroup float4 memory[Tiles<{height}, {width}, {size}>::quads];\n"
+        f"matmul<FORMAT, {height}, {width}>({_PRODUCT.format(0, 1)}, memory, "
+        f"threadgroup_position_in_grid, {_THREAD});"
     )
-    return Kernel(f"matmul_{height}", "matmul", ("x", "wire"), body)
+    return Kernel(f"matmul_{height}x{width}", "matmul", ("x", "wire"), body)
 
 
 @cache
@@ -137,14 +137,14 @@ def gather_matvec(height: int, split: int) -> Kernel:
 
 
 @cache
-def gather_matmul(height: int, size: int) -> Kernel:
+def gather_matmul(height: int, width: int, size: int) -> Kernel:
     """The same for many rows in the order of ids."""
     body = (
-        f"threadgroup float4 memory[Tiles<{height}, {size}>::quads];\n"
-        f"gather_matmul<FORMAT, {height}>({_PRODUCT.format(1, 2)}, ids, wire_shape[0], memory, "
-        f"threadgroup_position_in_grid, {_THREAD});"
+        f"threadgroup float4 memory[Tiles<{height}, {width}, {size}>::quads];\n"
+        f"gather_matmul<FORMAT, {height}, {width}>({_PRODUCT.format(1, 2)}, ids, wire_shape[0], "
+        f"memory, threadgroup_position_in_grid, {_THREAD});"
     )
-    return Kernel(f"gather_matmul_{height}", "gather", ("x", "ids", "wire"), body)
+    return Kernel(f"gather_matmul_{height}x{width}", "gather", ("x", "ids", "wire"), body)
 
 
 def call(name: str, kernel: Kernel) -> str:

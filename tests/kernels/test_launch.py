@@ -24,8 +24,8 @@ def wire(name: str, n: int, k: int) -> tuple[int, int]:
             (m, "F16", f"matvec{'_rows' * (m > 1)}_{r}x2")
             for m, r in ((1, 1), (2, 2), (3, 4), (8, 8))
         ),
-        *((m, "F32", f"matmul_{h}") for m, h in ((9, 16), (16, 16), (17, 32), (33, 32), (999, 32))),
-        *((m, "BF16", f"matmul_{h}") for m, h in ((9, 16), (32, 32), (33, 64), (999, 64))),
+        *((m, "F32", f"matmul_{h}x64") for m, h in ((9, 16), (16, 16), (17, 32), (33, 32))),
+        *((m, "BF16", f"matmul_{h}x64") for m, h in ((9, 16), (32, 32), (33, 64), (999, 64))),
     ],
 )
 def test_the_kernel_by_rows_of_x(m: int, dtype: str, kernel: str) -> None:
@@ -48,6 +48,20 @@ def test_k_is_split_by_the_weights_shape_alone(name: str) -> None:
     assert launch.split_of(fmt, 3, 8192) == 8
 
 
+@pytest.mark.parametrize(("m", "n"), [(16, 64 * 127), (64, 4096), (128, 63 * 64)])
+def test_narrow_tiles_where_there_are_few(m: int, n: int) -> None:
+    """Twice as many, of the same rows of x; of float only where they fit."""
+    for dtype in ("F16", "F32"):
+        few = launch.matmul(Q4_0, (m, 2048), wire("Q4_0", n, 2048), dtype)
+        many = launch.matmul(Q4_0, (m, 2048), wire("Q4_0", 64 * n, 2048), dtype)
+        fits = dtype == "F16" or m == 16
+        assert few.kernel.name.endswith("x32") == fits
+        assert many.kernel.name == few.kernel.name.replace("x32", "x64")
+        asked = launch.matmul(Q4_0, (m, 2048), wire("Q4_0", n, 2048), dtype, launch.WIDTH)
+        assert few.grid[0] == asked.grid[0] * (2 if fits else 1)
+        assert few.grid[1:] == asked.grid[1:]
+
+
 def test_grids() -> None:
     """Threadgroups for all rows, whole ones, and the last one has something to do."""
     started = launch.matvec(Q4_K, (1, 256), wire("Q4_K", 13, 256), "F16")
@@ -55,11 +69,8 @@ def test_grids() -> None:
     started = launch.matvec(Q4_0, (5, 8192), wire("Q4_0", 9, 8192), "F16")
     assert (started.grid, started.threadgroup) == ((5 * 256, 1, 1), (256, 1, 1))
     started = launch.matmul(Q4_0, (130, 32), wire("Q4_0", 65, 32), "F16")
-    assert (started.grid, started.threadgroup, started.shape) == (
-        (256, 3, 1),
-        (128, 1, 1),
-        (130, 65),
-    )
+    assert (started.grid, started.threadgroup) == ((384, 3, 1), (128, 1, 1))
+    assert started.shape == (130, 65)
     started = launch.gather_matvec(Q6_K, (7, 256), (3, *wire("Q6_K", 9, 256)), "BF16")
     assert (started.grid, started.threadgroup, started.shape) == ((128, 7, 1), (64, 1, 1), (7, 9))
     started = launch.dequantize(Q4_K, wire("Q4_K", 3, 512), "F32")
@@ -72,12 +83,12 @@ def test_grids() -> None:
     ("pairs", "matrices", "dtype", "kernel"),
     [
         (8, 1, "F16", "gather_matvec_1x4"),
-        (9, 1, "F16", "gather_matmul_16"),
+        (9, 1, "F16", "gather_matmul_16x64"),
         (256, 64, "F16", "gather_matvec_1x4"),
-        (257, 64, "F16", "gather_matmul_16"),
-        (40 * 64, 64, "F16", "gather_matmul_32"),
-        (384 * 8, 8, "F16", "gather_matmul_64"),
-        (384 * 8, 8, "F32", "gather_matmul_32"),
+        (257, 64, "F16", "gather_matmul_16x64"),
+        (40 * 64, 64, "F16", "gather_matmul_32x64"),
+        (384 * 8, 8, "F16", "gather_matmul_64x64"),
+        (384 * 8, 8, "F32", "gather_matmul_32x64"),
     ],
 )
 def test_the_kernel_by_rows_an_expert(pairs: int, matrices: int, dtype: str, kernel: str) -> None:

@@ -6,6 +6,7 @@ launch that ends here did none of it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import cache
 
@@ -16,20 +17,25 @@ from formats.ggml_golden import ggml_format
 from mlxquant.kernels import launch
 from mlxquant.kernels.host.compiler import Compiler
 from mlxquant.kernels.source import FORMATS
+from support import REPOSITORY
 
 from mlxquant.formats.floats import FLOATS
 from mlxquant.formats.ggml_format import GgmlFormat
 
 Shape = tuple[int, int]
-Case = tuple[int, Shape]
+#: rows of x, the weights' shape, and the width of tiles where it is not `launch`'s choice
+Case = tuple[int, Shape, int | None]
 
 #: rows of x
 MANY = (1, 2, 3, 5, 8, 9, 16, 17, 32, 33, 64, 65)
 #: (rows of weights, parts of 32 in a row): one of each, odd ones, more parts than lanes take in a
 #: turn, tiles and one more; then K shared by 2, 4 and 8 simdgroups
 SHAPES = ((1, 1), (7, 3), (17, 33), (64, 8), (65, 40), (5, 65), (9, 129), (3, 257))
-#: (rows of x, shape); of many rows none with long ones
-CASES = [(m, shape) for m in MANY for shape in SHAPES if shape[1] < 64 or m <= 8]
+#: of many rows none with long ones; few rows of weights would never take wide tiles
+CASES: list[Case] = [
+    *((m, shape, None) for m in MANY for shape in SHAPES if shape[1] < 64 or m <= 8),
+    *((m, shape, launch.WIDTH) for m in MANY for shape in SHAPES[1:5] if m > 8),
+]
 #: (matrices, ids): short and long runs, more than a tile, no such matrix, out of order
 GROUPS = (
     (3, [0] * 3 + [1] * 20 + [2] * 2),
@@ -44,38 +50,52 @@ def blocks_of(fmt: GgmlFormat, parts: int) -> int:
     return -(-parts * launch.PART // fmt.block_size)
 
 
+def grouped(name: str) -> tuple[int, bool]:
+    """How many weights share a scale, and whether a bias comes with it, as the kernel has it."""
+    text = (REPOSITORY / "kernels" / f"{name.lower()}.metal").read_text(encoding="utf-8")
+    return int(re.findall(r"group = (\d+);", text)[0]), "biased = true" in text
+
+
+def started(fmt: GgmlFormat, x: Shape, wire: Shape, dtype: str, width: int | None) -> launch.Launch:
+    if width is None:
+        return launch.product(fmt, x, wire, dtype)
+    return launch.matmul(fmt, x, wire, dtype, width)
+
+
 def name_of(name: str, case: Case, dtype: str) -> str:
     """Of the kernel that a case takes."""
-    m, (n, parts) = case
+    m, (n, parts), width = case
     fmt = ggml_format(name)
     blocks = blocks_of(fmt, parts)
     x, wire = (m, blocks * fmt.block_size), (n, blocks * fmt.block_bytes)
-    return launch.product(fmt, x, wire, dtype).kernel.name
+    return started(fmt, x, wire, dtype, width).kernel.name
 
 
 def depth(fmt: GgmlFormat, run_by: launch.Launch, n: int, k: int) -> int:
     """Roundings that a number goes through, at most, on its way into a sum."""
     if "matmul" in run_by.kernel.name:
         return k
-    split = launch.split_of(fmt, n, k)
+    split, (group, biased) = launch.split_of(fmt, n, k), grouped(fmt.name)
     turns = -(-k // (launch.PART * 32 * split))
-    # a lane's products one after another, the lanes in halves, the simdgroups one after another
-    return turns * launch.PART + 5 + split
+    # a group's products, a lane's groups and their biases, the lanes in halves, the simdgroups
+    roundings = group + turns * launch.PART // group * (1 + biased) + 5 + split
+    # codes · scale and bias may cancel: together, in `weights`, at most some times the weight
+    return roundings * (4 if biased else 1)
 
 
 def check_product(name: str, case: Case, dtype: str) -> None:
     """Fail unless the product by the kernel that `launch` chooses is right."""
-    m, (n, parts) = case
+    m, (n, parts), width = case
     fmt = ggml_format(name)
     wire = weights(name, n, blocks_of(fmt, parts))
     w = decoded(name, wire)
     x = numbers(m, w.shape[1], dtype)
-    started = launch.product(fmt, x.shape, wire.shape, dtype)
-    if "matmul" in started.kernel.name:
+    chosen = started(fmt, x.shape, wire.shape, dtype, width)
+    if "matmul" in chosen.kernel.name:
         w = rounded(w, dtype)
-    what = f"{started.kernel.name} of {name} {dtype}, {m} x {n} x {w.shape[1]}"
-    out = run(started, x, wire)
-    assert_product(out, x, w, dtype, depth(fmt, started, n, w.shape[1]), what)
+    what = f"{chosen.kernel.name} of {name} {dtype}, {m} x {n} x {w.shape[1]}"
+    out = run(chosen, x, wire)
+    assert_product(out, x, w, dtype, depth(fmt, chosen, n, w.shape[1]), what)
 
 
 def check_gather(name: str, matrices: int, ids: list[int], shape: Shape, dtype: str) -> None:
@@ -85,7 +105,8 @@ def check_gather(name: str, matrices: int, ids: list[int], shape: Shape, dtype: 
     k = wire.shape[2] // fmt.block_bytes * fmt.block_size
     x, chosen = numbers(len(ids), k, dtype), np.array(ids, np.uint32)
     few = run(launch.gather_matvec(fmt, x.shape, wire.shape, dtype), x, chosen, wire)
-    many = run(launch.gather_matmul(fmt, x.shape, wire.shape, dtype), x, chosen, wire)
+    width = launch.NARROW if n < 32 else launch.WIDTH
+    many = run(launch.gather_matmul(fmt, x.shape, wire.shape, dtype, width), x, chosen, wire)
     for i, matrix in enumerate(ids):
         if matrix >= matrices:
             assert np.isnan(widened(few[i])).all()
@@ -143,7 +164,8 @@ def test_the_sample_takes_every_kernel() -> None:
         name_of(name, case, dtype) for name, (dtype, cases) in sample().items() for case in cases
     }
     assert taken == set(kernels_taken())
-    assert len(taken) == 23
+    # one row and more, each with K whole and shared by three numbers of simdgroups; tiles
+    assert len(taken) == 2 * 4 + 3 * 4 + 3 * 2
 
 
 @pytest.mark.parametrize("name", FORMATS)
