@@ -119,3 +119,17 @@ inline uint clz(uint word) {
 inline uint ctz(uint word) {
     return word ? uint(__builtin_ctz(word)) : 32;
 }
+
+// What simdgroup.h and matrix.h define, or declared.h declares.
+enum class mem_flags : uint { mem_none = 0, mem_device = 1, mem_threadgroup = 2 };
+
+inline mem_flags operator|(mem_flags a, mem_flags b) {
+    return mem_flags(uint(a) | uint(b));
+}
+
+template <typename T, int columns, int rows>
+struct simdgroup_matrix;
+
+using simdgroup_float8x8 = simdgroup_matrix<float, 8, 8>;
+using simdgroup_half8x8 = simdgroup_matrix<half, 8, 8>;
+using simdgroup_bfloat8x8 = simdgroup_matrix<bfloat, 8, 8>;

@@ -119,7 +119,8 @@ def plain(source: str, header: str, arguments: Sequence[Argument]) -> str:
 
 
 _UNWATCHED = (
-    '#pragma clang attribute push(__attribute__((no_sanitize("thread", "coverage"))), apply_to = function)\n'
+    "#pragma clang attribute push("
+    '__attribute__((no_sanitize("thread", "coverage"))), apply_to = function)\n'
 )
 
 
