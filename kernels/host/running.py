@@ -27,6 +27,7 @@ _FLAGS = (
     *("-x", "c++", "-std=c++17", "-O1", "-w", "-gline-tables-only"),
     *("-ffp-contract=off", "-fno-strict-aliasing", "-fsigned-char", "-fvisibility=hidden"),
     *("-fno-vectorize", "-fno-slp-vectorize", "-fno-builtin"),
+    *("-mllvm", "-disable-vector-combine"),
     "-fsanitize=thread,array-bounds,shift-exponent,integer-divide-by-zero",
     "-fsanitize-coverage=trace-pc",
     "-fno-sanitize-link-runtime",
