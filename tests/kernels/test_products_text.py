@@ -50,7 +50,7 @@ def test_the_compiler_takes_it(kernel: Kernel, clang: Compiler) -> None:
         (0, "const device T* x, int m", "const T* x, int m"),
         (0, "const device uchar* wire;", "const uchar* wire;"),
         (0, "    device T* out;", "    threadgroup T* out;"),
-        (0, "<const device vec<T, 4>*>", "<const vec<T, 4>*>"),
+        (0, "<const device packed_uint4*>", "<const packed_uint4*>"),
         (0, "const device uchar* wire = of.wire", "const constant uchar* wire = of.wire"),
         (2, "threadgroup float* partial", "device float* partial"),
         (2, "threadgroup float* partial", "float* partial"),
