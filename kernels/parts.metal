@@ -59,15 +59,23 @@ inline void load_eight(const device float* at, thread float* values) {
     }
 }
 
-// Of half or bfloat.
-template <typename T>
-inline void load_eight(const device T* at, thread float* values) {
+inline void load_eight(const device half* at, thread float* values) {
     const uint4 words = *reinterpret_cast<const device packed_uint4*>(at);
     UNROLL
     for (int i = 0; i < 4; ++i) {
-        const vec<T, 2> two = as_type<vec<T, 2>>(words[i]);
+        const half2 two = as_type<half2>(words[i]);
         values[2 * i] = float(two[0]);
         values[2 * i + 1] = float(two[1]);
+    }
+}
+
+// A bfloat is the upper half of a float.
+inline void load_eight(const device bfloat* at, thread float* values) {
+    const uint4 words = *reinterpret_cast<const device packed_uint4*>(at);
+    UNROLL
+    for (int i = 0; i < 4; ++i) {
+        values[2 * i] = as_type<float>(words[i] << 16);
+        values[2 * i + 1] = as_type<float>(words[i] & 0xFFFF0000);
     }
 }
 
