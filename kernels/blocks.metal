@@ -106,12 +106,38 @@ struct Bytes {
     }
 };
 
-// `count` bytes at a multiple of `align`.
+// `count` bytes at a multiple of `align`, four elements of that size in a load.
 template <int count, int align>
 inline Bytes<count> load_bytes(const device uchar* at) {
+    constexpr int words = count / 4, step = align >= 4 ? 4 : align >= 2 ? 2 : 1;
     Bytes<count> loaded;
     UNROLL
-    for (int i = 0; i < count / 4; ++i) {
+    for (int i = 0; i + step <= words; i += step) {
+        if (align >= 4) {
+            const uint4 four = *reinterpret_cast<const device packed_uint4*>(at + 4 * i);
+            UNROLL
+            for (int j = 0; j < step; ++j) {
+                loaded.words[i + j] = four[j];
+            }
+        } else if (align >= 2) {
+            const ushort4 four = *reinterpret_cast<const device packed_ushort4*>(at + 4 * i);
+            const uint2 two = as_type<uint2>(four);
+            loaded.words[i] = two[0];
+            loaded.words[i + step - 1] = two[1];
+        } else {
+            const uchar4 four = *reinterpret_cast<const device packed_uchar4*>(at + 4 * i);
+            loaded.words[i] = as_type<uint>(four);
+        }
+    }
+    constexpr int done = words / step * step;
+    if (words - done == 2) {
+        const uint2 two = *reinterpret_cast<const device packed_uint2*>(at + 4 * done);
+        loaded.words[words - 2] = two[0];
+        loaded.words[words - 1] = two[1];
+        return loaded;
+    }
+    UNROLL
+    for (int i = done; i < words; ++i) {
         loaded.words[i] = load32<align>(at + 4 * i);
     }
     return loaded;

@@ -37,13 +37,14 @@ struct Tiles {
 // Eight neighbours as they are, or zeros.
 template <typename T>
 inline void copy_eight(bool there, const device T* from, threadgroup T* to) {
+    constexpr int step = 16 / int(sizeof(T));
     UNROLL
-    for (int i = 0; i < 8; i += 4) {
-        vec<T, 4> four = vec<T, 4>(T(0));
+    for (int i = 0; i < 8; i += step) {
+        uint4 four = uint4(0u);
         if (there) {
-            four = load_four(from + i);
+            four = *reinterpret_cast<const device packed_uint4*>(from + i);
         }
-        *reinterpret_cast<threadgroup vec<T, 4>*>(to + i) = four;
+        *reinterpret_cast<threadgroup uint4*>(to + i) = four;
     }
 }
 

@@ -56,8 +56,8 @@ struct PartOfX {
         for (int g = 0; g < groups; ++g) {
             float own = 0.0f;
             UNROLL
-            for (int i = g * Format::group; i < (g + 1) * Format::group; ++i) {
-                own = fma(w.q[i], values[i], own);
+            for (int i = 0; i < Format::group; ++i) {
+                own = fma(w.q[g * Format::group + i], values[g * Format::group + i], own);
             }
             sum = fma(w.scales[g], own, sum);
             if (Format::biased) {

@@ -1,9 +1,8 @@
 // What the products share: x beside the parts of packed rows, and what a product is of.
 //
 // Part i of a row is part i % parts of its block i / parts, where a block has `parts`, as in
-// blocks.metal. x is read in a part's order, four neighbours at a time, so that weights need not be
-// moved. k is whole blocks: each row of x, and each run in it, starts at a multiple of eight numbers
-// of an array that itself starts at a multiple of four.
+// blocks.metal. x is read in a part's order, eight neighbours at a time, so that weights need not be
+// moved: runs are of eight at least, and k is whole blocks. x may start at any multiple of 4 bytes.
 
 #include "blocks.metal"
 
@@ -48,21 +47,43 @@ inline uint offset_in_part(uint i) {
     return i / Format::run * Format::stride + i % Format::run;
 }
 
-// Four neighbours, at a multiple of four numbers.
-template <typename T>
-inline vec<T, 4> load_four(const device T* at) {
-    return *reinterpret_cast<const device vec<T, 4>*>(at);
+// Eight neighbours, 16 bytes in a load.
+inline void load_eight(const device float* at, thread float* values) {
+    UNROLL
+    for (int i = 0; i < 8; i += 4) {
+        const float4 four = *reinterpret_cast<const device packed_float4*>(at + i);
+        UNROLL
+        for (int j = 0; j < 4; ++j) {
+            values[i + j] = four[j];
+        }
+    }
+}
+
+inline void load_eight(const device half* at, thread float* values) {
+    const uint4 words = *reinterpret_cast<const device packed_uint4*>(at);
+    UNROLL
+    for (int i = 0; i < 4; ++i) {
+        const half2 two = as_type<half2>(words[i]);
+        values[2 * i] = float(two[0]);
+        values[2 * i + 1] = float(two[1]);
+    }
+}
+
+// A bfloat is the upper half of a float.
+inline void load_eight(const device bfloat* at, thread float* values) {
+    const uint4 words = *reinterpret_cast<const device packed_uint4*>(at);
+    UNROLL
+    for (int i = 0; i < 4; ++i) {
+        values[2 * i] = as_type<float>(words[i] << 16);
+        values[2 * i + 1] = as_type<float>(words[i] & 0xFFFF0000);
+    }
 }
 
 // The numbers of x that a part's weights are for; `at` that of its first.
 template <typename Format, typename T>
 inline void load_part(const device T* at, thread float* values) {
     UNROLL
-    for (int i = 0; i < Format::chunk; i += 4) {
-        const vec<T, 4> four = load_four(at + offset_in_part<Format>(i));
-        UNROLL
-        for (int j = 0; j < 4; ++j) {
-            values[i + j] = float(four[j]);
-        }
+    for (int i = 0; i < Format::chunk; i += 8) {
+        load_eight(at + offset_in_part<Format>(i), values + i);
     }
 }

@@ -26,7 +26,8 @@ __all__ = ["Accesses", "Call", "CheckCompiler", "Library"]
 _FLAGS = (
     *("-x", "c++", "-std=c++17", "-O1", "-w", "-gline-tables-only"),
     *("-ffp-contract=off", "-fno-strict-aliasing", "-fsigned-char", "-fvisibility=hidden"),
-    *("-fno-vectorize", "-fno-slp-vectorize", "-fno-builtin", "-mllvm", "-disable-vector-combine"),
+    *("-fno-vectorize", "-fno-slp-vectorize", "-fno-builtin"),
+    *("-mllvm", "-disable-vector-combine"),
     "-fsanitize=thread,array-bounds,shift-exponent,integer-divide-by-zero",
     *("-fsanitize-coverage=trace-pc", "-fstack-protector-strong"),
     "-fno-sanitize-link-runtime",

@@ -75,6 +75,13 @@ VECTORS(bfloat)
 VECTORS(float)
 #undef VECTORS
 
+// At any multiple of an element's size.
+typedef uchar packed_uchar4 __attribute__((ext_vector_type(4), aligned(1)));
+typedef ushort packed_ushort4 __attribute__((ext_vector_type(4), aligned(2)));
+typedef float packed_float4 __attribute__((ext_vector_type(4), aligned(4)));
+typedef uint packed_uint2 __attribute__((ext_vector_type(2), aligned(4)));
+typedef uint packed_uint4 __attribute__((ext_vector_type(4), aligned(4)));
+
 inline uint popcount(uint word) {
     return uint(__builtin_popcount(word));
 }
