@@ -231,7 +231,9 @@ def test_what_has_no_kernel() -> None:
     fmt = ggml_format("IQ3_S")
     assert kernel.reason(fmt) == "encoder of IQ3_S has no kernel"
     rows = np.random.default_rng(8).standard_normal((2, 256), dtype=np.float32)
-    same_blocks(fmt, rows, kernel.encode(rows, fmt), fmt.encode(rows)[0])
+    same_blocks(fmt, rows, kernel.encode(rows, "IQ3_S"), fmt.encode(rows)[0])
+    with pytest.raises(RequestError, match="format 'affine4-g64': kernels are for the formats of"):
+        kernel.encode(rows, "affine4-g64")
     assert kernel.encode(rows[:0], ggml_format("Q8_0")).shape == (0, 272)
 
 
