@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-
 from mlxquant.formats.base import Array
 from mlxquant.formats.floats import Float32
 from mlxquant.formats.ggml_format import GgmlFormat
