@@ -4,7 +4,6 @@
                    one a point (IQ3) or two (IQ2)
 IQ1_S_GRID         coordinate + 1 in 2 bits each, the first one lowest: a uint16 a point
 IQ4_NL_LEVELS      float, by code
-TWICE_E2M1         float, by code
 
 What encoders try, as float:
 
@@ -25,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from mlxquant.formats.base import Array
-from mlxquant.formats.ggml_mxfp4 import TWICE_E2M1
 from mlxquant.formats.grids import grid
 from mlxquant.formats.iq4_nl import CHANGES, EDGES, LEVELS
 from mlxquant.formats.iq4_xs import DIVISORS
@@ -37,7 +35,6 @@ __all__ = ["NAMES", "table"]
 
 _FLOATS: dict[str, Iterable[Any]] = {
     "IQ4_NL_LEVELS": LEVELS,
-    "TWICE_E2M1": TWICE_E2M1,
     "Q4_0_EDGES": edges_of(8),
     "Q5_0_EDGES": edges_of(16),
     "IQ4_NL_EDGES": EDGES,

@@ -16,7 +16,6 @@ from mlxquant.kernels.host.compiler import Compiler
 from mlxquant.kernels.source import DEQUANTIZE, ENCODERS, FORMATS, ROWS, call, header
 from support import REPOSITORY
 
-from mlxquant.formats.ggml_mxfp4 import TWICE_E2M1
 from mlxquant.formats.grids import grid
 from mlxquant.formats.iq4_nl import CHANGES, EDGES, LEVELS
 from mlxquant.formats.iq4_xs import DIVISORS
@@ -26,7 +25,7 @@ from mlxquant.formats.scale_search import BESIDE, TRIMS, edges_of
 
 FOLDER = REPOSITORY / "kernels"
 SHARED = {
-    *("affine_search", "blocks", "codebook", "dequantize", "k_scales", "lanes"),
+    *("affine_search", "blocks", "codebook", "dequantize", "e2m1", "k_scales", "lanes"),
     *("gather", "matmul", "matvec", "parts"),
     *("encode", "encode_levels", "encode_plain", "scale_search", *ENCODERS.values()),
     *("encode_k", "encode_k_bytes", "encode_k_mins", "encode_k_scales"),
@@ -34,7 +33,6 @@ SHARED = {
 #: the tables of floats, and the arrays that they are written from
 FLOATS = {
     "IQ4_NL_LEVELS": LEVELS,
-    "TWICE_E2M1": TWICE_E2M1,
     "Q4_0_EDGES": edges_of(8),
     "Q5_0_EDGES": edges_of(16),
     "IQ4_NL_EDGES": EDGES,
