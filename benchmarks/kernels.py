@@ -151,7 +151,8 @@ def lines(records: list[Record]) -> Iterator[str]:
         did = r["operations"]
         yield (
             f"{r['kernel']:14} {r['format']:8} {r['read']:5.2f}  {r['loaded']:6.2f}  "
-            f"{r['whole']:5.3f} {did['float']:5.2f}  {did['integer']:5.2f}  {did['slow']:5.2f}  {r['name']}"
+            f"{r['whole']:5.3f} {did['float']:5.2f}  {did['integer']:5.2f}  {did['slow']:5.2f}  "
+            f"{r['name']}"
         )
 
 
