@@ -41,9 +41,15 @@ from mlxquant.formats.ggml_format import GgmlFormat
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
 
-#: kernels that shall read each byte of the weights once, and in whole lines
-GOALS = {"read": 1.0, "whole": 0.9}
-OF_GOALS = ("matvec", "matvec_split", "matvec_rows", "matmul")
+#: kernel → what of its counts is held against a goal; simdgroups that share rows share lines
+HELD = {
+    "matvec": ("read", "whole"),
+    "matvec_split": ("read", "together"),
+    "matvec_rows": ("read", "whole"),
+    "matmul": ("read", "whole"),
+}
+#: at most this is read of each byte, and at least this share comes in whole lines
+READ, WHOLE = 1.0, 0.9
 
 #: rows of weights of the whole matrix, and of one that leaves a GPU idle
 _MANY, _FEW = 14336, 1024
@@ -90,7 +96,7 @@ def _matvec(fmt: GgmlFormat, m: int, n: int) -> Case:
 
 
 def _matmul(fmt: GgmlFormat) -> Case:
-    k, rows = 512, 64
+    k, rows = 4096, 64
     wire, x = _wire(fmt, rows, k=k), _x(64, k)
     run = launch.matmul(fmt, x.shape, (_MANY, wire.shape[1]), _DTYPE)
     return Case(_some(run, rows, _MANY), [x, wire], rows * k)
@@ -118,7 +124,7 @@ CASES: dict[str, Callable[[GgmlFormat], Case]] = {
     "matvec_rows": lambda fmt: _matvec(fmt, 8, _MANY),
     "matmul": _matmul,
     "gather_matvec": lambda fmt: _gather(fmt, 2, 4096, 16),
-    "gather_matmul": lambda fmt: _gather(fmt, 64, 512, 64),
+    "gather_matmul": lambda fmt: _gather(fmt, 64, 4096, 64),
 }
 
 
@@ -130,7 +136,7 @@ def count(kernel: str, name: str) -> Record:
     of = case.run.kernel
     checked = CheckedKernel(of.name, list(of.inputs), ["out"], call(name, of), header(name, of))
     asked = (case.run.grid, case.run.threadgroup, [case.run.shape], [STORAGE[_DTYPE]])
-    counts = counted(checked.watched(case.inputs, *asked, room=1 << 23), "wire")
+    counts = counted(checked.watched("wire", case.inputs, *asked))
     came = dataclasses.asdict(checked.operations(case.inputs, *asked))
     return {
         "kernel": kernel,
@@ -146,29 +152,30 @@ def count(kernel: str, name: str) -> Record:
 
 def lines(records: list[Record]) -> Iterator[str]:
     """The counts, a line each."""
-    yield "kernel         format    read  loaded  lines    +×    int   slow  of each weight"
+    yield "kernel         format    read  loaded  lines  group  float    int   slow"
     for r in records:
         did = r["operations"]
         yield (
             f"{r['kernel']:14} {r['format']:8} {r['read']:5.2f}  {r['loaded']:6.2f}  "
-            f"{r['whole']:5.3f} {did['float']:5.2f}  {did['integer']:5.2f}  {did['slow']:5.2f}  "
+            f"{r['whole']:5.3f}  {r['together']:5.3f}  {did['float']:5.2f}  {did['integer']:5.2f}  "
+            f"{did['slow']:5.2f}  "
             f"{r['name']}"
         )
 
 
 def goals(records: list[Record]) -> list[Record]:
-    """Each goal, and how far the worst record is from it."""
-    found = [r for r in records if r["kernel"] in OF_GOALS]
+    """Of each kernel that has goals, the worst format."""
     checks = []
-    for name, limit in GOALS.items():
-        pick = max if name == "read" else min
-        worst = pick(found, key=lambda r: float(r[name]), default=None)
-        if worst is not None:
-            value = worst[name]
-            passed = value <= limit if name == "read" else value >= limit
-            where = f"{worst['kernel']}/{worst['format']}"
+    for kernel, fields in HELD.items():
+        found = [r for r in records if r["kernel"] == kernel]
+        for field in fields if found else ():
+            reads = field == "read"
+            worst = (max if reads else min)(found, key=lambda r: float(r[field]))
+            value, limit = worst[field], READ if reads else WHOLE
+            passed = value <= limit if reads else value >= limit
             checks.append(
-                {"name": name, "worst": where, "value": value, "limit": limit, "passed": passed}
+                {"kernel": kernel, "what": field, "worst": worst["format"]}
+                | {"value": value, "limit": limit, "passed": passed}
             )
     return checks
 
@@ -217,7 +224,7 @@ def main() -> int:
         note(line)
     for check in found["checks"]:
         note(
-            f"{check['name']}: {check['value']:.3f} at worst ({check['worst']}); "
+            f"{check['kernel']}, {check['what']}: {check['value']:.3f} ({check['worst']}); "
             f"goal {check['limit']}"
         )
     return 0 if all(check["passed"] for check in found["checks"]) else 1

@@ -58,6 +58,7 @@ def _kernels(records: Sequence[Record]) -> str:
         found = [r for r in records if r["kernel"] == kernel]
         read, whole = max(r["read"] for r in found), min(r["whole"] for r in found)
         worst = min(found, key=lambda r: float(r["whole"]))["format"]
+        together = min(r["together"] for r in found)
         did = [sum(r["operations"].values()) for r in found]
         rows.append(
             (
@@ -65,10 +66,18 @@ def _kernels(records: Sequence[Record]) -> str:
                 str(found[0]["rows"]) if kernel != "dequantize" else "",
                 f"{read:.2f}",
                 f"{whole:.2f}" + (f" ({worst})" if whole < 0.995 else ""),
+                f"{together:.2f}",
                 f"{min(did):.1f} – {max(did):.1f}",
             )
         )
-    heads = ("kernel", "rows of x", "read / stored", "in whole lines", "operations per weight")
+    heads = (
+        "kernel",
+        "rows of x",
+        "read / stored",
+        "in whole lines",
+        "of a threadgroup",
+        "operations per weight",
+    )
     return _table(heads, rows)
 
 

@@ -60,7 +60,8 @@ class Mutant:
         before = header(started.format, started.kernel)
         body = call(started.format, started.kernel)
         whole = before + body
-        assert self.right in whole, f"nothing to break: {self.right}"
+        if self.right not in whole:
+            raise LookupError(f"nothing to break: {self.right}")
         if self.right in before:
             before = before.replace(self.right, self.wrong, 1)
         else:
@@ -117,6 +118,7 @@ _RUNS = {
     "dequantize": lambda mutant: _dequantize(mutant, rows=False),
     "rows": lambda mutant: _dequantize(mutant, rows=True),
     "matvec": lambda mutant: _product(mutant, 1, 7, 5),
+    "matvec_few": lambda mutant: _product(mutant, 1, 3, 5),
     "matvec_rows": lambda mutant: _product(mutant, 3, 7, 5),
     "split": lambda mutant: _product(mutant, 1, 5, 65),
     "split_rows": lambda mutant: _product(mutant, 3, 5, 65),
@@ -142,18 +144,23 @@ TEMPLATES = [
            "outside"),
     Mutant("block += step / parts", "block += step", "split", "Q4_K", "numbers"),
     Mutant("first / parts; block", "first / parts + 1; block", "matvec", "Q4_K", "numbers"),
-    Mutant("if (uint(h) < there) {", "{", "matvec", "Q4_0", "outside", True),
-    Mutant("of.n ? of.n - row : 0", "of.n ? 4 : 0", "matvec", "Q4_0", "outside"),
+    Mutant("uint(h) < last ? h : last", "h", "matvec", "Q4_0", "outside", True),
+    Mutant("|| row >= of.n) {", ") {", "matvec_few", "Q4_0", "outside"),
     Mutant("r < of.m && row < of.n", "r < of.m", "matvec", "Q4_0", "outside"),
     Mutant("r < of.m && row < of.n", "row < of.n", "matvec_rows", "Q4_0", "outside", True),
     Mutant("if (uint(r) < of.m) {", "{", "matvec_rows", "Q4_0", "outside"),
     Mutant("of.out[ulong(r) * of.n", "of.out[ulong(r)", "matvec_rows", "Q4_0", "race"),
     Mutant("if (lane == 0) {", "if (lane < 2) {", "matvec", "Q4_0", "race", True),
-    Mutant("values[i], own)", "values[i], 0.0f)", "matvec", "Q4_0", "numbers", True),
-    Mutant("fma(w.biases[g], sums[g], sum)", "sum", "matvec", "Q4_K", "numbers"),
+    Mutant("x[i], product)", "x[i], 0.0f)", "matvec", "Q4_0", "numbers", True),
+    Mutant("x[i], sum)", "x[i], 0.0f)", "matvec_rows", "Q4_0", "numbers"),
+    Mutant("? products[h] : 0.0f", "? products[0] : 0.0f", "matvec_rows", "Q4_0", "numbers"),
+    Mutant("? fma(biases[g], of_x, sum)", "? sum", "matvec", "Q4_K", "numbers"),
+    Mutant("of_x[g] += x[", "of_x[g] = x[", "matvec", "Q4_K", "numbers"),
+    Mutant("? of_x : 0.0f", "? 0.0f : 0.0f", "matvec_rows", "Q4_K", "numbers"),
+    Mutant("(first + 8) % Format::group == 0", "true", "matvec_rows", "Q4_0", "numbers"),
     Mutant("simd_sum(sums[h * rows + r])", "sums[h * rows + r]", "matvec", "Q4_0", "numbers"),
-    Mutant("at + ulong(r) * of.k", "at", "matvec_rows", "Q4_0", "numbers"),
-    Mutant("sums[h * rows + r] = x", "sums[h * rows] = x", "matvec_rows", "Q4_0", "numbers"),
+    Mutant("(x + ulong(r) * of.k, w", "(x, w", "matvec_rows", "Q4_0", "numbers"),
+    Mutant("w, sums + r)", "w, sums)", "matvec_rows", "Q4_0", "numbers"),
     # matvec_split: what simdgroups leave one another
     Mutant(_BARRIER, "", "split", "Q4_0", "partial[", True),
     Mutant(_BARRIER, "if (lane < 16) " + _BARRIER, "split", "Q4_0", "divergent"),
