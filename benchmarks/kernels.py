@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py                       # every kernel of every format, 15 minutes
     python benchmarks/kernels.py --only 'matvec/Q4_K'  # these, anew
-    python benchmarks/kernels.py --docs                # the tables in docs/kernels.md of what is there
+    python benchmarks/kernels.py --docs                # the tables of docs/kernels.md
 
 Each kernel runs on a few rows of weights of a large matrix, on this processor, every access watched
 (mlxquant/kernels/host/counts.py) and every operation counted (arithmetic.py): bytes of weights read
@@ -29,15 +29,15 @@ import numpy as np
 from convert import commit, note
 from kernels_docs import write_docs
 from kernels_speed import CHIPS, speeds
-
-from mlxquant import formats
-from mlxquant.formats.base import STORAGE
-from mlxquant.formats.ggml_format import GgmlFormat
 from mlxquant.kernels import launch
 from mlxquant.kernels.host.check import CheckedKernel
 from mlxquant.kernels.host.compiler import find
 from mlxquant.kernels.host.counts import LINE, LINES, counted
 from mlxquant.kernels.source import FORMATS, call, header
+
+from mlxquant import formats
+from mlxquant.formats.base import STORAGE
+from mlxquant.formats.ggml_format import GgmlFormat
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
 
@@ -150,8 +150,9 @@ def lines(records: list[Record]) -> Iterator[str]:
     for r in records:
         did = r["operations"]
         yield (
-            f"{r['kernel']:14} {r['format']:8} {r['read']:5.2f}  {r['loaded']:6.2f}  {r['whole']:5.3f}"
-            f" {did['float']:5.2f}  {did['integer']:5.2f}  {did['slow']:5.2f}  {r['name']}"
+            f"{r['kernel']:14} {r['format']:8} {r['read']:5.2f}  {r['loaded']:6.2f}  "
+            f"{r['whole']:5.3f} {did['float']:5.2f}  {did['integer']:5.2f}  {did['slow']:5.2f}  "
+            f"{r['name']}"
         )
 
 
@@ -215,7 +216,10 @@ def main() -> int:
     for line in lines(records):
         note(line)
     for check in found["checks"]:
-        note(f"{check['name']}: {check['value']:.3f} at worst ({check['worst']}); goal {check['limit']}")
+        note(
+            f"{check['name']}: {check['value']:.3f} at worst ({check['worst']}); "
+            f"goal {check['limit']}"
+        )
     return 0 if all(check["passed"] for check in found["checks"]) else 1
 
 

@@ -100,7 +100,9 @@ def _speeds(speeds: dict[str, dict[str, dict[str, float]]]) -> str:
         for chip in _SHOWN:
             speed = by_chip[f"Apple {chip}"]
             tokens, limit = speed["tokens"], speed["limit"]
-            cells.append(f"{tokens:.0f}" if tokens > 0.995 * limit else f"{tokens:.0f} of {limit:.0f}")
+            cells.append(
+                f"{tokens:.0f}" if tokens > 0.995 * limit else f"{tokens:.0f} of {limit:.0f}"
+            )
         rows.append((name, *cells))
     return _table(("format", *_SHOWN), rows) + (
         f"\n\nTokens a second of a model with {WEIGHTS // 10**9} · 10⁹ weights, all of them in the "

@@ -182,7 +182,7 @@ TEMPLATES = [
     Mutant("of.m - top < height ? of.m - top : height", "height", "matmul", "Q8_0", "outside"),
     # tiles, matrices and sums
     Mutant("+ Format::chunk * own", "+ Format::chunk", "matmul", "Q8_0", "race"),
-    Mutant("tile + row * Shape::stride + 8", "tile + row * Shape::stride + 4", "matmul", "Q8_0",
+    Mutant("Shape::stride + 8 * eight", "Shape::stride + eight / 2 * 8", "matmul", "Q8_0",
            "race"),
     Mutant("Shape::stride, ulong2(0), true", "Shape::stride, ulong2(0), false", "narrow", "Q8_0",
            "numbers"),
