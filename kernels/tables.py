@@ -4,7 +4,6 @@
                    one a point (IQ3) or two (IQ2)
 IQ1_S_GRID         coordinate + 1 in 2 bits each, the first one lowest: a uint16 a point
 IQ4_NL_LEVELS      float, by code
-TWICE_E2M1         float, by code
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from mlxquant.formats.base import Array
-from mlxquant.formats.ggml_mxfp4 import TWICE_E2M1
 from mlxquant.formats.grids import grid
 from mlxquant.formats.iq4_nl import LEVELS
 
 __all__ = ["NAMES", "table"]
 
-_LEVELS = {"IQ4_NL_LEVELS": LEVELS, "TWICE_E2M1": TWICE_E2M1}
+_LEVELS = {"IQ4_NL_LEVELS": LEVELS}
 _BOOKS = ("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
 
 #: every table there is

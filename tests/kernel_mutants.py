@@ -146,6 +146,7 @@ TEMPLATES = [
     Mutant("first / parts; block", "first / parts + 1; block", "matvec", "Q4_K", "numbers"),
     Mutant("uint(h) < last ? h : last", "h", "matvec", "Q4_0", "outside", True),
     Mutant("|| row >= of.n) {", ") {", "matvec_few", "Q4_0", "outside"),
+    Mutant("last = of.n - 1 - row", "last = of.n - row", "matvec_rows", "Q4_0", "outside"),
     Mutant("r < of.m && row < of.n", "r < of.m", "matvec", "Q4_0", "outside"),
     Mutant("r < of.m && row < of.n", "row < of.n", "matvec_rows", "Q4_0", "outside", True),
     Mutant("if (uint(r) < of.m) {", "{", "matvec_rows", "Q4_0", "outside"),

@@ -16,13 +16,12 @@ from mlxquant.kernels.host.compiler import Compiler
 from mlxquant.kernels.source import DEQUANTIZE, FORMATS, ROWS, call, header
 from support import REPOSITORY
 
-from mlxquant.formats.ggml_mxfp4 import TWICE_E2M1
 from mlxquant.formats.grids import grid
 from mlxquant.formats.iq4_nl import LEVELS
 
 FOLDER = REPOSITORY / "kernels"
 SHARED = {
-    *("affine_search", "blocks", "codebook", "dequantize", "k_scales", "lanes"),
+    *("affine_search", "blocks", "codebook", "dequantize", "e2m1", "k_scales", "lanes"),
     *("gather", "matmul", "matvec", "parts"),
 }
 QUALIFIERS = r"(device|constant|threadgroup|thread)\s+"
@@ -111,9 +110,8 @@ def test_tables_hold_the_arrays() -> None:
         body = text[text.index("{") + 1 : text.index("}")].replace("\n", " ").split(",")
         values = [item.strip() for item in body]
         assert len(values) == size, name
-        if name in ("IQ4_NL_LEVELS", "TWICE_E2M1"):
-            wanted = LEVELS if name == "IQ4_NL_LEVELS" else TWICE_E2M1
-            np.testing.assert_array_equal([float(v.rstrip("f")) for v in values], wanted)
+        if name == "IQ4_NL_LEVELS":
+            np.testing.assert_array_equal([float(v.rstrip("f")) for v in values], LEVELS)
             continue
         points = grid(name.removesuffix("_GRID"))
         words = np.array([int(v, 16) for v in values])[:, None]
