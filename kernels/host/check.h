@@ -22,7 +22,7 @@ static_assert(sizeof(Size) == sizeof(void*) && sizeof(Size) == 8, "a processor o
 constexpr int WIDTH = 32, MOST_LANES = 1024, MOST_SHARED = 32768, MOST_ARRAYS = 64;
 constexpr int GUARD = 4096;
 
-// --- what Python and this file say to each other; check.py has the same structures ---
+// --- what Python and this file say to each other; structures.py has the same ---
 
 enum Kind : Count { INPUT, OUTPUT, SHARED, TABLE };
 

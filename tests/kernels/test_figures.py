@@ -57,11 +57,12 @@ def test_every_kernel_of_every_format_was_counted() -> None:
     ("kernel", "name"), [("matvec", "Q4_K"), ("matmul", "Q8_0"), ("gather_matvec", "IQ3_S")]
 )
 def test_the_counts_are_these_kernels(kernel: str, name: str, clang: Compiler) -> None:
-    """Bytes and lines do not depend on the compiler; where they differ, a kernel has changed."""
+    """What is read does not depend on the compiler, and when hardly: if not, a kernel has changed."""
     kept = next(r for r in document()["kernels"] if (r["kernel"], r["format"]) == (kernel, name))
     now = script().count(kernel, name)
-    for field in ("name", "weights", "read", "whole", "fetched"):
-        assert now[field] == pytest.approx(kept[field]), "python benchmarks/kernels.py"
+    for field in ("name", "weights", "read"):
+        assert now[field] == kept[field], "python benchmarks/kernels.py"
+    assert now["whole"] == pytest.approx(kept["whole"], abs=0.03), "python benchmarks/kernels.py"
 
 
 def test_a_speed_is_the_slower_of_two() -> None:
