@@ -205,7 +205,9 @@ def report(records: list[Record]) -> Record:
 def main() -> int:
     """Count, report, and exit with 1 where a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--only", help="kernel/format, a pattern: the others stay as they are")
+    parser.add_argument(
+        "--only", action="append", help="kernel/format, a pattern: the others stay as they are"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
     parser.add_argument("--docs", action="store_true", help="count nothing; write docs/kernels.md")
     options = parser.parse_args()
@@ -216,7 +218,8 @@ def main() -> int:
     known = {(r["kernel"], r["format"]): r for r in before}
     for kernel in CASES:
         for name in FORMATS:
-            if options.only and not fnmatchcase(f"{kernel}/{name}", options.only):
+            patterns = options.only or ["*"]
+            if not any(fnmatchcase(f"{kernel}/{name}", pattern) for pattern in patterns):
                 continue
             known[kernel, name] = count(kernel, name)
             note(list(lines([known[kernel, name]]))[1])

@@ -12,7 +12,8 @@ operations. They are this compiler's; a GPU's compiler starts from much the same
 An operation on a vector counts for each element. Free: moving, naming, widening and narrowing
 bits, half to float and back (Apple's instructions take and give halves), addresses with a constant
 offset.
-Not counted: loads and stores (counts.py), and what runs inside functions of a simdgroup.
+Not counted: loads and stores (counts.py), and what runs inside functions of a simdgroup and
+products of its matrices.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class CheckedKernel:
     ) -> Operations:
         """The same, nothing watched: how much arithmetic it is (arithmetic.py)."""
         arguments, given, dtypes = self._arguments(inputs, output_dtypes)
-        text, blocks = counting(self.text(arguments))
+        text, blocks = counting("#define COUNTED\n" + self.text(arguments))
         library = Library(self.name, text, self.header, self.source, CountingCompiler)
         call = self._call(given, grid, threadgroup, output_shapes, dtypes)
         library.run(call, self.most_steps, watched=False)
