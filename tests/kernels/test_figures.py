@@ -57,7 +57,7 @@ def test_every_kernel_of_every_format_was_counted() -> None:
     ("kernel", "name"), [("matvec", "Q4_K"), ("matmul", "Q8_0"), ("gather_matvec", "IQ3_S")]
 )
 def test_the_counts_are_these_kernels(kernel: str, name: str, clang: Compiler) -> None:
-    """What is read does not depend on the compiler, and when hardly: if not, a kernel has changed."""
+    """Where these differ it is not the compiler, but a kernel that has changed."""
     kept = next(r for r in document()["kernels"] if (r["kernel"], r["format"]) == (kernel, name))
     now = script().count(kernel, name)
     for field in ("name", "weights", "read"):
