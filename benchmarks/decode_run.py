@@ -3,8 +3,8 @@
     python decode_run.py PROGRAM MODEL THREADS SECONDS TOKENS
 
 PROGRAM is mlxquant, mlx_lm or llama.cpp, with `:float32` behind it for a model cast to float32.
-MODEL is a GGUF file, or a folder for mlx_lm. It may use THREADS processors, is given a prompt of two
-tokens, and writes greedily until SECONDS have passed or TOKENS are written, 2 at least. Prints
+MODEL is a GGUF file, or a folder for mlx_lm. It may use THREADS processors, is given a prompt of
+two tokens, and writes greedily until SECONDS have passed or TOKENS are written, 2 at least. Prints
 JSON: `seconds` and `processor_seconds` of each token but the first, which the prompt comes with,
 the element type, and the BLAS that MLX multiplies by.
 """

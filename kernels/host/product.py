@@ -215,8 +215,7 @@ def program(name: str) -> str:
 
     wanted = (name.lower(), "k_scales", "tables/IQ4_NL_LEVELS")
     metal = resolve("".join(f'#include "{file}.metal"\n' for file in wanted))
-    host = [read(file) for file in ("shim.h", "lanes.h", "wide.h", "wide_formats.h", "product.h")]
-    parts = (*host[:2], metal, *host[2:])
+    parts = (read("shim.h"), metal, read("wide.h"), read("wide_formats.h"), read("product.h"))
     return "\n".join((*parts, _ENTRIES.replace("FORMAT", name)))
 
 

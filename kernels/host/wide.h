@@ -8,9 +8,10 @@
 #define ALWAYS __attribute__((always_inline)) inline
 #define SIXTEEN(type, name) typedef type name __attribute__((ext_vector_type(16)))
 
+SIXTEEN(float, Floats);
+SIXTEEN(int, Ints);
 SIXTEEN(uchar, Uchars);
 SIXTEEN(char, Chars);
-SIXTEEN(ushort, Ushorts);
 typedef uchar Plane __attribute__((ext_vector_type(32)));
 
 // Any vector, at any address of whatever space.

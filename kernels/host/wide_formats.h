@@ -27,7 +27,7 @@ template <typename Value>
 ALWAYS Floats values_of(Uchars codes, Value value) {
 #ifdef __AVX512F__
     const Floats all = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return __builtin_ia32_permvarsf512(value(all), __builtin_convertvector(codes, Mask));
+    return __builtin_ia32_permvarsf512(value(all), __builtin_convertvector(codes, Ints));
 #else
     return value(floats_of(codes));
 #endif
@@ -36,7 +36,7 @@ ALWAYS Floats values_of(Uchars codes, Value value) {
 // The entries of a table of sixteen.
 ALWAYS Floats looked_up(Floats table, Uchars codes) {
 #ifdef __AVX512F__
-    return __builtin_ia32_permvarsf512(table, __builtin_convertvector(codes, Mask));
+    return __builtin_ia32_permvarsf512(table, __builtin_convertvector(codes, Ints));
 #else
     Floats found;
     UNROLL

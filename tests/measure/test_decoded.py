@@ -8,10 +8,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlxquant.kernels.backend import Backend
 
 from mlxquant import quantize, quantize_gguf
 from mlxquant.measure import decoded
 from mlxquant.measure.decoded import decode_on_cpu
+from mlxquant.run import packed
 from mlxquant.run.model import load
 
 FORMATS = [
@@ -97,10 +99,14 @@ def test_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mlx", "ggml"])
-def test_a_whole_model(kind: str, bundled: Any, tmp_path: Any) -> None:
+def test_a_whole_model(
+    kind: str, bundled: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With blocks held in MLX's layout, as they are where no kernel of the processor serves."""
+    monkeypatch.setattr(packed, "backend", lambda *_: Backend("mlx", "none here"))
     paths = {"mlx": tmp_path / "q", "ggml": tmp_path / "q.gguf"}
     quantize(None, paths["mlx"], bits=3)
-    quantize_gguf(None, paths["ggml"], "Q8_0")  # held in MLX's layout
+    quantize_gguf(None, paths["ggml"], "Q8_0")
     model, _ = load(paths[kind], dtype="float32")
     tokens = mx.array(np.random.default_rng(0).integers(0, 4000, (1, 40)))
     before = np.array(model(tokens))
