@@ -208,8 +208,9 @@ TEMPLATES = [
 ]  # fmt: skip
 
 
-#: what no result shows: of two turns that write the same scale, the second one is right
-_EQUAL = re.compile(r"scales\[g / 2\] = .* \(g / 3\)")
+#: what no result shows: of two turns that write the same scale the second one is right; 2^-126 is
+#: the same number as the first normal one and as the last subnormal one
+_EQUAL = re.compile(r"scales\[g / 2\] = .* \(g / 3\)|e < 3 \? 0x200000u << e")
 
 
 def of_decoder(name: str) -> list[Mutant]:
