@@ -60,7 +60,10 @@ func signedFloats(_ codes: SIMD16<UInt8>) -> SIMD16<Float> {
 func signed(_ values: SIMD8<Float>, by negative: UInt8) -> SIMD8<Float> {
     let places = SIMD8<UInt32>(1, 2, 4, 8, 16, 32, 64, 128)
     let set = (SIMD8(repeating: UInt32(negative)) & places) .!= 0
-    return values.replacing(with: -values, where: set)
+    let flips = SIMD8<UInt32>(repeating: 0).replacing(with: 0x8000_0000, where: set)
+    // the prefix operator gives 0 for 0, and not -0
+    let flipped = unsafeBitCast(values, to: SIMD8<UInt32>.self) ^ flips
+    return unsafeBitCast(flipped, to: SIMD8<Float>.self)
 }
 
 /// Writes sixteen floats.
