@@ -16,6 +16,11 @@ let package = Package(
             dependencies: ["MLXQuantFormats"],
             path: "swift-bridge/Sources/mlxquant-swift"
         ),
+        .executableTarget(
+            name: "formats-benchmark",
+            dependencies: ["MLXQuantFormats"],
+            path: "swift-bridge/Benchmarks"
+        ),
         .testTarget(
             name: "MLXQuantFormatsTests",
             dependencies: ["MLXQuantFormats"],
