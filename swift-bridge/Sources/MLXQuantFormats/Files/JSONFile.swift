@@ -72,7 +72,9 @@ extension JSON {
             return (first, last)
         }
         guard ends.0 == UInt8(ascii: "{") else {
-            throw fail("content", 0, what ?? "'{' expected; is it cut short?")
+            let list = ends.0 == UInt8(ascii: "[")
+            let reason = list ? "an object {…} expected, found a list" : "'{' expected"
+            throw fail("content", 0, what ?? "\(reason); is it cut short?")
         }
         guard ends.1 == UInt8(ascii: "}") else {
             throw fail("content", file.size, what ?? "'}' expected; is it cut short?")
