@@ -13,17 +13,19 @@
 
 #include "blocks.metal"
 
-struct Q5_0 : InOrder {
-    static constant constexpr int weights = 32, bytes = 22, align = 2;
+struct Q5_0 : InOrder<Q5_0> {
+    static constant constexpr int weights = 32, bytes = 22, align = 2, group = 32;
 
-    static void decode(const device uchar* block, int, thread float* w) {
-        const float d = load_half(block);
+    static INLINED void codes(
+        const device uchar* block, int, thread float* q, thread float* scales, thread float*
+    ) {
+        scales[0] = load_half(block);
         const uint qh = load32<2>(block + 2);
         const Bytes<16> qs = load_bytes<16, 2>(block + 6);
         UNROLL
         for (int j = 0; j < 16; ++j) {
-            w[j] = float((qs.bits(j, 0, 4) | int(qh >> j & 1) << 4) - 16) * d;
-            w[j + 16] = float((qs.bits(j, 4, 4) | int(qh >> (j + 16) & 1) << 4) - 16) * d;
+            q[j] = float((qs.bits(j, 0, 4) | int(qh >> j & 1) << 4) - 16);
+            q[j + 16] = float((qs.bits(j, 4, 4) | int(qh >> (j + 16) & 1) << 4) - 16);
         }
     }
 };

@@ -28,7 +28,11 @@ __all__ = [
     "Kernel",
     "affine_search",
     "call",
+    "gather_matmul",
+    "gather_matvec",
     "header",
+    "matmul",
+    "matvec",
     "resolve",
 ]
 
@@ -54,8 +58,9 @@ class Kernel:
         name: part of the kernel's name.
         file: where the template is.
         inputs: names of the input arrays, in order; the output is `out`.
-        body: the call, with FORMAT for the format's struct. It may name the inputs, `<input>_shape`
-            and `thread_position_in_grid`, whose x runs over the parts of a block.
+        body: the call, with FORMAT for the format's struct, behind declarations of threadgroup
+            memory. It may name the inputs, `<input>_shape`, and what Metal calls a thread's places,
+            as `thread_position_in_grid`.
     """
 
     name: str
@@ -80,6 +85,66 @@ ROWS = Kernel(
     "dequantize_row<FORMAT>(wire, wire_shape[0], wire_shape[1], ids[thread_position_in_grid.z], "
     "out, thread_position_in_grid);",
 )
+
+#: what a product is of: x [m, k] and wire [n, bytes], or wire [matrices, n, bytes]
+_PRODUCT = "product_of(x, x_shape[0], x_shape[1], wire, wire_shape[{}], wire_shape[{}], out)"
+_LANE = "simdgroup_index_in_threadgroup, thread_index_in_simdgroup"
+_THREAD = "thread_index_in_threadgroup, simdgroup_index_in_threadgroup"
+
+
+@cache
+def matvec(rows: int, height: int, split: int) -> Kernel:
+    """x [m, k], wire uint8 [n, bytes] → out [m, n], m up to `rows`: see matvec.metal."""
+    name = f"{'matvec_rows' if rows > 1 else 'matvec'}_{rows}x{height}"
+    group = "threadgroup_position_in_grid.x"
+    product = _PRODUCT.format(0, 1)
+    body = f"matvec<FORMAT, {rows}, {height}>({product}, {group}, {_LANE});"
+    if split > 1:
+        name += f"_split{split}"
+        body = (
+            f"threadgroup float partial[{split * height * rows}];\n"
+            f"matvec_split<FORMAT, {rows}, {height}, {split}>({product}, partial, {group}, "
+            f"{_LANE});"
+        )
+    return Kernel(name, "matvec", ("x", "wire"), body)
+
+
+@cache
+def matmul(height: int, width: int, size: int) -> Kernel:
+    """The same for any m, of numbers of `size` bytes: see matmul.metal."""
+    body = (
+        f"threadgroup float4 memory[Tiles<{height}, {width}, {size}>::quads];\n"
+        f"matmul<FORMAT, {height}, {width}>({_PRODUCT.format(0, 1)}, memory, "
+        f"threadgroup_position_in_grid, {_THREAD});"
+    )
+    return Kernel(f"matmul_{height}x{width}", "matmul", ("x", "wire"), body)
+
+
+@cache
+def gather_matvec(height: int, split: int) -> Kernel:
+    """x [p, k], ids uint32 [p], wire uint8 [e, n, bytes] → out [p, n]: see gather.metal."""
+    name = f"gather_matvec_1x{height}"
+    arguments = f"{_PRODUCT.format(1, 2)}, ids, wire_shape[0]"
+    places = f"threadgroup_position_in_grid, {_LANE}"
+    body = f"gather_matvec<FORMAT, {height}>({arguments}, {places});"
+    if split > 1:
+        name += f"_split{split}"
+        body = (
+            f"threadgroup float partial[{split * height}];\n"
+            f"gather_matvec_split<FORMAT, {height}, {split}>({arguments}, partial, {places});"
+        )
+    return Kernel(name, "gather", ("x", "ids", "wire"), body)
+
+
+@cache
+def gather_matmul(height: int, width: int, size: int) -> Kernel:
+    """The same for many rows in the order of ids."""
+    body = (
+        f"threadgroup float4 memory[Tiles<{height}, {width}, {size}>::quads];\n"
+        f"gather_matmul<FORMAT, {height}, {width}>({_PRODUCT.format(1, 2)}, ids, wire_shape[0], "
+        f"memory, threadgroup_position_in_grid, {_THREAD});"
+    )
+    return Kernel(f"gather_matmul_{height}x{width}", "gather", ("x", "ids", "wire"), body)
 
 
 def call(name: str, kernel: Kernel) -> str:

@@ -18,24 +18,26 @@
 
 #include "blocks.metal"
 
-struct TQ1_0 : InOrder {
-    static constant constexpr int weights = 256, bytes = 54, align = 2;
+struct TQ1_0 : InOrder<TQ1_0> {
+    static constant constexpr int weights = 256, bytes = 54, align = 2, group = 32;
 
     // 3^i: byte i of 81, 27, 9, 3, 1.
     static uint power_of_three(int i) { return uint(0x511B090301ul >> (8 * i) & 255); }
 
-    static float level(int byte, uint power, float d) {
-        return float(int((uint(byte) * power & 255) * 3 >> 8) - 1) * d;
+    static float level(int byte, uint power) {
+        return float(int((uint(byte) * power & 255) * 3 >> 8) - 1);
     }
 
-    static void decode(const device uchar* block, int part, thread float* w) {
-        const float d = load_half(block + 52);
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
+        scales[0] = load_half(block + 52);
         if (part < 5) {
             const Bytes<32> qs = load_bytes<32, 2>(block);
             const uint power = power_of_three(part);
             UNROLL
             for (int j = 0; j < 32; ++j) {
-                w[j] = level(qs.bits(j, 0, 8), power, d);
+                q[j] = level(qs.bits(j, 0, 8), power);
             }
             return;
         }
@@ -43,12 +45,12 @@ struct TQ1_0 : InOrder {
         const int digit = 2 * (part - 5);
         UNROLL
         for (int j = 0; j < 16; ++j) {
-            w[j] = level(qs.bits(j, 0, 8), power_of_three(digit), d);
+            q[j] = level(qs.bits(j, 0, 8), power_of_three(digit));
         }
         if (part < 7) {
             UNROLL
             for (int j = 0; j < 16; ++j) {
-                w[16 + j] = level(qs.bits(j, 0, 8), power_of_three(digit + 1), d);
+                q[16 + j] = level(qs.bits(j, 0, 8), power_of_three(digit + 1));
             }
             return;
         }
@@ -57,7 +59,7 @@ struct TQ1_0 : InOrder {
         for (int i = 0; i < 4; ++i) {
             UNROLL
             for (int j = 0; j < 4; ++j) {
-                w[16 + 4 * i + j] = level(qh.bits(j, 0, 8), power_of_three(i), d);
+                q[16 + 4 * i + j] = level(qh.bits(j, 0, 8), power_of_three(i));
             }
         }
     }

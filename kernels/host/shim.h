@@ -3,10 +3,17 @@
 // Address spaces are numbered, so that a pointer that lacks its qualifier, or has another one's, is
 // refused as Metal refuses it; a processor has one memory and ignores them. `thread` is the space of
 // locals, C++'s own. Values, rounding and integer widths are Metal's.
-
+//
+// check.h watches accesses to one memory: CHECKED, there are no spaces.
+#ifdef CHECKED
+#define device
+#define constant
+#define threadgroup
+#else
 #define device __attribute__((address_space(1)))
 #define constant const __attribute__((address_space(2)))
 #define threadgroup __attribute__((address_space(3)))
+#endif
 #define thread
 #define kernel
 
@@ -61,15 +68,26 @@ VECTORS(short)
 VECTORS(ushort)
 VECTORS(int)
 VECTORS(uint)
+VECTORS(long)
+VECTORS(ulong)
 VECTORS(half)
+VECTORS(bfloat)
 VECTORS(float)
 #undef VECTORS
+
+// At any multiple of an element's size.
+typedef uchar packed_uchar4 __attribute__((ext_vector_type(4), aligned(1)));
+typedef ushort packed_ushort4 __attribute__((ext_vector_type(4), aligned(2)));
+typedef float packed_float4 __attribute__((ext_vector_type(4), aligned(4)));
+typedef uint packed_uint2 __attribute__((ext_vector_type(2), aligned(4)));
+typedef uint packed_uint4 __attribute__((ext_vector_type(4), aligned(4)));
 
 inline uint popcount(uint word) {
     return uint(__builtin_popcount(word));
 }
 
-// What lanes.metal asks for.
+#ifndef CHECKED
+// What lanes.metal asks for; where accesses are watched, a lane is a thread as on a GPU.
 #define LANES 16
 typedef float Floats __attribute__((ext_vector_type(LANES)));
 typedef int Mask __attribute__((ext_vector_type(LANES)));
@@ -115,3 +133,4 @@ inline Floats of_bits(Words values) {
 inline Floats through_half(Floats values) {
     return __builtin_convertvector(__builtin_convertvector(values, Halves), Floats);
 }
+#endif

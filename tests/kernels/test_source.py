@@ -21,7 +21,10 @@ from mlxquant.formats.grids import grid
 from mlxquant.formats.iq4_nl import LEVELS
 
 FOLDER = REPOSITORY / "kernels"
-SHARED = {"affine_search", "blocks", "codebook", "dequantize", "k_scales", "lanes"}
+SHARED = {
+    *("affine_search", "blocks", "codebook", "dequantize", "k_scales", "lanes"),
+    *("gather", "matmul", "matvec", "parts"),
+}
 QUALIFIERS = r"(device|constant|threadgroup|thread)\s+"
 TYPES = r"(?:u?char|u?short|u?int|u?long|float|half|bfloat|T|uint\d|float\d)"
 
@@ -50,9 +53,9 @@ def refusal(clang: Compiler, text: str) -> str:
 def constants(name: str) -> dict[str, int]:
     """The integers that a format's struct, or what it derives from, declares."""
     text = header(name)
-    own = re.search(rf"struct {name} : (\w+) {{(.*?)\n}};", text, re.DOTALL)
+    own = re.search(rf"struct {name} : (\w+)<{name}> {{(.*?)\n}};", text, re.DOTALL)
     assert own
-    base = re.search(rf"struct {own[1]} {{(.*?)\n}};", text, re.DOTALL)
+    base = re.search(rf"struct {own[1]} : Decoded<Format> {{(.*?)\n}};", text, re.DOTALL)
     assert base
     lines = re.findall(r"static constant constexpr int (.*);", base[1] + own[2])
     pairs = (item.split(" = ") for line in lines for item in line.split(", "))
@@ -72,6 +75,9 @@ def test_sizes_are_the_format_s(name: str) -> None:
     # metal.py reckons with it
     assert found["chunk"] == 32
     assert found["weights"] % found["chunk"] == found["chunk"] % found["run"] == 0
+    # and parts.metal with four neighbours, and with a scale for whole runs of codes
+    assert found["run"] % 8 == found["stride"] % 8 == 0
+    assert found["chunk"] % found["group"] == 0
 
 
 @every_format
@@ -131,7 +137,7 @@ def test_a_pointer_that_names_no_memory_is_noticed() -> None:
         assert right in code
         assert len(unqualified(code.replace(right, wrong, 1))) == 1
     code = code_of(FOLDER / "codebook.metal")
-    assert unqualified(code.replace("thread float* w", "float* w")) == ["float* "] * 2
+    assert unqualified(code.replace("thread float* q", "float* q")) == ["float* "] * 2
 
 
 @every_format
@@ -150,6 +156,7 @@ def test_the_compiler_takes_it_without_warnings(name: str, clang: Compiler) -> N
     [
         ("static void decode(const device uchar*", "static void decode(const uchar*"),
         ("static void decode(const device uchar*", "static void decode(const constant uchar*"),
+        ("const device uchar* block, int", "const uchar* block, int"),
         ("inline uint load16(const device uchar*", "inline uint load16(const uchar*"),
         ("reinterpret_cast<const device uint*>", "reinterpret_cast<const uint*>"),
         ("int part, device T* out", "int part, threadgroup T* out"),
