@@ -10,6 +10,7 @@ public final class MappedFile: Sendable {
 
     // Immutable for as long as the object lives, and so safe to share.
     nonisolated(unsafe) private let base: UnsafeRawPointer?
+    nonisolated(unsafe) private let mapping: UnsafeRawBufferPointer
 
     /// Maps a regular file.
     ///
@@ -34,17 +35,30 @@ public final class MappedFile: Sendable {
         self.path = path
         guard size > 0 else {
             base = nil
+            mapping = UnsafeRawBufferPointer(start: nil, count: 0)
             return
         }
         switch mapFile(descriptor, size: size) {
         case .success(let mapped): base = mapped
         case .failure(let problem): throw fail("cannot be mapped: \(problem.text)")
         }
+        mapping = UnsafeRawBufferPointer(start: base, count: size)
+    }
+
+    /// A copy of bytes under a file's name, which end where no memory is: a read beyond them traps.
+    init(copying bytes: [UInt8], as path: String) throws(FormatError) {
+        self.path = path
+        size = bytes.count
+        switch mapGuarded(bytes) {
+        case .success(let mapped): (base, mapping) = mapped
+        case .failure(let problem):
+            throw FormatError(.file, file: path, field: "memory", reason: problem.text)
+        }
     }
 
     deinit {
-        if let base {
-            unmapFile(base, size: size)
+        if let start = mapping.baseAddress {
+            unmapFile(start, size: mapping.count)
         }
     }
 

@@ -52,7 +52,25 @@ func mapFile(_ descriptor: Int32, size: Int) -> Result<UnsafeRawPointer, Reason>
     return .success(UnsafeRawPointer(found))
 }
 
-/// Ends a mapping of `mapFile`.
+/// A copy of bytes that ends at a page which nobody may read, and the mapping that holds both.
+func mapGuarded(
+    _ bytes: [UInt8]
+) -> Result<(UnsafeRawPointer?, UnsafeRawBufferPointer), Reason> {
+    let page = Int(sysconf(Int32(_SC_PAGESIZE)))
+    let room = (bytes.count + page - 1) / page * page
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS
+    let found = mmap(nil, room + page, PROT_READ | PROT_WRITE, flags, -1, 0)
+    guard let found, found != MAP_FAILED, mprotect(found + room, page, PROT_NONE) == 0 else {
+        return .failure(Reason(systemReason()))
+    }
+    let start = found + (room - bytes.count)
+    start.copyMemory(from: bytes, byteCount: bytes.count)
+    return .success((
+        UnsafeRawPointer(start), UnsafeRawBufferPointer(start: found, count: room + page)
+    ))
+}
+
+/// Ends a mapping.
 func unmapFile(_ base: UnsafeRawPointer, size: Int) {
     munmap(UnsafeMutableRawPointer(mutating: base), size)
 }
