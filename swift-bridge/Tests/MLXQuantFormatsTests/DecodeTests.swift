@@ -83,7 +83,8 @@ private func decode(_ format: WeightFormat, _ wire: [[UInt8]], blocks: Int) thro
     return out
 }
 
-private func decodeHalves(_ format: WeightFormat, _ wire: [[UInt8]], blocks: Int) throws -> [UInt16] {
+private func decodeHalves(_ format: WeightFormat, _ wire: [[UInt8]], blocks: Int) throws -> [UInt16]
+{
     var out = [UInt16](repeating: 0, count: blocks * format.blockSize)
     try withBuffers(wire) { buffers in
         try out.withUnsafeMutableBufferPointer { out in
@@ -94,7 +95,9 @@ private func decodeHalves(_ format: WeightFormat, _ wire: [[UInt8]], blocks: Int
 }
 
 /// Copies of the parts, each of them before memory that nobody may read.
-private func withBuffers(_ wire: [[UInt8]], _ body: ([UnsafeRawBufferPointer]) throws -> Void) throws {
+private func withBuffers(_ wire: [[UInt8]], _ body: ([UnsafeRawBufferPointer]) throws -> Void)
+    throws
+{
     let copies = try wire.map { try MappedFile(copying: $0, as: "part") }
     // the copies live to the end of the call, and their bytes as long as they
     try body(copies.map { copy in copy.withUnsafeBytes { $0 } })

@@ -121,7 +121,10 @@ struct FuzzTests {
         }
     }
 
-    @Test("config.json and the index", arguments: ["a folder of several schemes", "a folder of shards"])
+    @Test(
+        "config.json and the index",
+        arguments: ["a folder of several schemes", "a folder of shards"]
+    )
     func settings(_ name: String) throws {
         let model = try #require(HostileCase.cases("valid").first { $0.name == name })
         try withFolder { folder in

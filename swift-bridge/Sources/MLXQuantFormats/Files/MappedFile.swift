@@ -71,6 +71,7 @@ public final class MappedFile: Sendable {
     ///
     /// - Parameter body: what to do with them.
     /// - Returns: what `body` returns.
+    /// - Throws: what `body` throws.
     public func withUnsafeBytes<Result, Failure: Error>(
         _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
     ) throws(Failure) -> Result {
@@ -107,6 +108,7 @@ public struct FileRegion: Sendable {
     ///
     /// - Parameter body: what to do with them.
     /// - Returns: what `body` returns.
+    /// - Throws: what `body` throws.
     public func withUnsafeBytes<Result, Failure: Error>(
         _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
     ) throws(Failure) -> Result {

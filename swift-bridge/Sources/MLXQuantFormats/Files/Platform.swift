@@ -27,7 +27,9 @@ func systemReason() -> String {
 /// Pipes, sockets and devices are opened without waiting on them, and so can be refused.
 ///
 /// - Returns: the descriptor, what it is and its size in bytes; or the system's reason.
-func openForReading(_ path: String) -> Result<(descriptor: Int32, kind: PathKind, size: Int), Reason> {
+func openForReading(_ path: String) -> Result<
+    (descriptor: Int32, kind: PathKind, size: Int), Reason
+> {
     guard !path.utf8.contains(0) else { return .failure(Reason("a path with a NUL")) }
     let descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC)
     guard descriptor >= 0 else { return .failure(Reason(systemReason())) }
@@ -65,9 +67,11 @@ func mapGuarded(
     }
     let start = found + (room - bytes.count)
     start.copyMemory(from: bytes, byteCount: bytes.count)
-    return .success((
-        UnsafeRawPointer(start), UnsafeRawBufferPointer(start: found, count: room + page)
-    ))
+    return .success(
+        (
+            UnsafeRawPointer(start), UnsafeRawBufferPointer(start: found, count: room + page)
+        )
+    )
 }
 
 /// Ends a mapping.
@@ -76,7 +80,9 @@ func unmapFile(_ base: UnsafeRawPointer, size: Int) {
 }
 
 /// Reads up to `buffer.count` bytes at `offset`; fewer at the file's end, nil where it fails.
-func readFile(_ descriptor: Int32, into buffer: UnsafeMutableRawBufferPointer, at offset: Int) -> Int? {
+func readFile(_ descriptor: Int32, into buffer: UnsafeMutableRawBufferPointer, at offset: Int)
+    -> Int?
+{
     let got = pread(descriptor, buffer.baseAddress, buffer.count, off_t(offset))
     return got < 0 ? nil : got
 }
@@ -101,7 +107,8 @@ func linkTarget(_ path: String) -> String? {
     guard !path.utf8.contains(0) else { return nil }
     var buffer = [CChar](repeating: 0, count: 4096)
     let count = readlink(path, &buffer, buffer.count)
-    return count < 0 ? nil : String(decoding: buffer[..<count].map(UInt8.init(bitPattern:)), as: UTF8.self)
+    return count < 0
+        ? nil : String(decoding: buffer[..<count].map(UInt8.init(bitPattern:)), as: UTF8.self)
 }
 
 /// The path with all links resolved; nil where it leads nowhere.
