@@ -9,11 +9,11 @@ made here. Numbers are little-endian; a text is its length as u16, then UTF-8; `
     contents    count, then of each file's content its pieces: count, then of each piece
                     0 u32 n, n bytes            as they are
                     1 u8 n, n bytes, u32 times  repeated
-    cases       count, then of each: group, name, what to open (texts), the class of Python's error (a
-                text: `file`, `model`, or empty where it opens), what the error's line must contain
-                (count, texts), the files (count, then of each: its path, a text; a byte: 0 a file,
-                with the place of its content and its size, longer than that where it is sparse, u32
-                and u64; 1 a link, with its target, a text; 2 a pipe; 3 a folder)
+    cases       count, then of each: group, name, what to open (texts), the class of Python's error
+                (a text: `file`, `model`, or empty where it opens), what the error's line must
+                contain (count, texts), the files (count, then of each: its path, a text; a byte: 0
+                a file, with the place of its content, u32, and its size where it is sparse, u64;
+                1 a link, with its target, a text; 2 a pipe; 3 a folder)
 
 Paths are relative to an empty folder; in links `@` at the beginning stands for it.
 """
@@ -138,8 +138,9 @@ def error_of(group: str, path: Path) -> MlxquantError | None:
             open_folder(path)
         else:
             model = open_gguf(path)
-            check_model(model.parts)
-            check_vocabulary(model.parts[0])
+            if group != "valid":  # some of those have no model in them
+                check_model(model.parts)
+                check_vocabulary(model.parts[0])
     except MlxquantError as problem:
         return problem
     return None
@@ -190,14 +191,16 @@ def _text(text: str) -> bytes:
 
 def _case(case: Made, tmp: Path, contents: _Contents) -> bytes:
     path = case.build(tmp)
-    texts = (case.group, case.name, os.path.relpath(path, tmp), _kind(case, path))
+    kind = _kind(case, path)
+    assert (kind == "") == (case.group == "valid"), f"{case.group}: {case.name}: {kind!r}"
+    texts = (case.group, case.name, os.path.relpath(path, tmp), kind)
     parts = [*map(_text, texts), struct.pack("<I", len(case.says)), *map(_text, case.says)]
     files = []
     for where in sorted(tmp.rglob("*")):
         status = where.lstat()
         head = _text(str(where.relative_to(tmp)))
         if stat.S_ISLNK(status.st_mode):
-            target = os.readlink(where).replace(str(tmp), "@")
+            target = str(where.readlink()).replace(str(tmp), "@")
             files.append(head + b"\1" + _text(target))
         elif stat.S_ISFIFO(status.st_mode):
             files.append(head + b"\2")
@@ -219,9 +222,7 @@ def content() -> bytes:
     for case in every_case():
         with tempfile.TemporaryDirectory() as folder:
             written.append(_case(case, Path(folder).resolve(), contents))
-    return b"".join(
-        (b"MQHOST1\0", contents.packed(), struct.pack("<I", len(written)), *written)
-    )
+    return b"".join((b"MQHOST1\0", contents.packed(), struct.pack("<I", len(written)), *written))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,16 @@ struct HostileCase: Sendable {
         golden.cases.filter { groups.contains($0.group) }
     }
 
+    /// The contents of the small files of these cases whose names end so.
+    static func files(_ cases: [HostileCase], ending: String) -> [[UInt8]] {
+        cases.flatMap(\.entries).compactMap { entry in
+            guard case .file(let name, let content, 0) = entry, name.hasSuffix(ending) else {
+                return nil
+            }
+            return golden.contents[content]
+        }.filter { $0.count < 1 << 15 }
+    }
+
     /// Writes the files into an empty folder; returns the path to open.
     func build(in folder: URL) throws -> String {
         for entry in entries {

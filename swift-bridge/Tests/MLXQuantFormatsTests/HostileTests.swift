@@ -33,7 +33,13 @@ struct HostileTests {
 
     @Test(
         "a hostile model",
-        arguments: HostileCase.cases("folder", "gguf", "gguf model", "gguf vocabulary", "gguf split")
+        arguments: HostileCase.cases(
+            "folder",
+            "gguf",
+            "gguf model",
+            "gguf vocabulary",
+            "gguf split"
+        )
     )
     func hostile(_ hostile: HostileCase) throws {
         try withFolder { folder in

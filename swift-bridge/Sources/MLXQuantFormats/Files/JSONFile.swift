@@ -44,7 +44,11 @@ extension JSON {
                 case .named(let field): throw fail(field, error.offset, error.reason)
                 case .syntax:
                     let line = bytes[..<(error.offset ?? 0)].count { $0 == UInt8(ascii: "\n") } + 1
-                    throw fail("line \(line)", error.offset, what ?? "invalid JSON: \(error.reason)")
+                    throw fail(
+                        "line \(line)",
+                        error.offset,
+                        what ?? "invalid JSON: \(error.reason)"
+                    )
                 }
             }
             guard case .object(let object) = value else {
