@@ -2,12 +2,16 @@
 enum Wanted: Sendable {
   case literal([UInt32])
   case pattern(Pattern)
+  /// One of these.
+  case scalar(ScalarSet)
 
   /// Where it is, from left to right.
   func matches(in text: ArraySlice<UInt32>) throws(Pattern.Failure) -> [Range<Int>] {
     switch self {
     case .pattern(let pattern):
       return try pattern.matches(in: text)
+    case .scalar(let set):
+      return text.indices.filter { set.contains(text[$0]) }.map { $0..<($0 + 1) }
     case .literal(let wanted):
       guard let first = wanted.first else { return [] }
       var found: [Range<Int>] = []

@@ -45,9 +45,22 @@ extension Tokenizer {
         self.init(
             pipeline: pipeline,
             specialIDs: special,
+            endIDs: Self.ends(pipeline, [settings, map]),
             specialTexts: texts,
             chatTemplates: try Self.templates(folder, settings)
         )
+    }
+
+    /// `eos_token` of each file, and added tokens that end a turn in known chat formats.
+    private static func ends(_ pipeline: Pipeline, _ files: [JSONText?]) -> Set<Int> {
+        var texts = files.compactMap { file in
+            file?["eos_token"].flatMap { $0.string ?? $0["content"]?.string }
+        }
+        let known = Set(pipeline.added.tokens.map(\.content))
+            .union(pipeline.normalizedAdded.tokens.map(\.content))
+            .intersection(TokenHabits.turnEnds)
+        texts += TokenHabits.ends(in: pipeline.model.table, known: known)
+        return Set(texts.compactMap { pipeline.model.table.id(of: $0) })
     }
 
     private static func templates(

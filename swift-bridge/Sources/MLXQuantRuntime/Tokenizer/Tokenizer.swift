@@ -35,6 +35,8 @@ public struct Tokenizer: Sendable {
     let pipeline: Pipeline
     /// Added tokens that mean something to the model rather than to the reader.
     let specialIDs: Set<Int>
+    /// Ids that end a text, or a turn of a conversation, as far as the tokenizer's files say.
+    public let endIDs: Set<Int>
     /// Names such as `bos_token` → the token's text, for chat templates.
     let specialTexts: [String: String]
     /// Chat templates by name; the usual one is `default`.
@@ -50,11 +52,13 @@ public struct Tokenizer: Sendable {
     init(
         pipeline: Pipeline,
         specialIDs: Set<Int>,
+        endIDs: Set<Int>,
         specialTexts: [String: String],
         chatTemplates: [String: String]
     ) {
         self.pipeline = pipeline
         self.specialIDs = specialIDs
+        self.endIDs = endIDs
         self.specialTexts = specialTexts
         self.chatTemplates = chatTemplates
     }
