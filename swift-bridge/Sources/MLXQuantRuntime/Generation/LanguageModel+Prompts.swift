@@ -50,3 +50,28 @@ extension LanguageModel {
         }
     }
 }
+
+extension LanguageModel {
+    /// The scores of every token, after each token of a text: what perplexity is computed from.
+    ///
+    /// - Parameters:
+    ///   - tokens: ids, at least one.
+    ///   - step: how many are computed in one pass.
+    /// - Returns: `tokens.count · vocabularySize` scores.
+    /// - Throws: ``FormatError`` if an id is none that the model has.
+    public func scores(
+        afterEachOf tokens: [Int],
+        step: Int = 256
+    ) throws(FormatError) -> [Float] {
+        let cache = makeCache()
+        var scores: [Float] = []
+        scores.reserveCapacity(tokens.count * vocabularySize)
+        var at = 0
+        while at < tokens.count {
+            let end = min(at + max(1, step), tokens.count)
+            scores += try logits(after: tokens[at..<end], cache, all: true)
+            at = end
+        }
+        return scores
+    }
+}

@@ -90,8 +90,8 @@ public final class LanguageModel: Sendable {
         )
         let headName = isFolder ? prefix + "lm_head" : "output"
         let hasHead = model[headName + ".weight"] != nil
-        // A Gemma 3 with a head of its own has it whatever its settings say.
-        let isTied = configuration.family == .gemma3 ? !hasHead : configuration.isTied
+        // Gemma's head is the embedding unless there is another, whatever its settings say.
+        let isTied = configuration.family.isGemma ? !hasHead : configuration.isTied
         head =
             isTied ? embedding : try reader.matrix(headName, rows, configuration.hiddenSize)
         endIDs = tokenizer.endIDs.union(configuration.endIDs)
