@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from mlxquant.formats.base import Array
-from mlxquant.formats.ggml_mxfp4 import TWICE_E2M1
 from mlxquant.formats.grids import grid
 from mlxquant.formats.iq4_nl import LEVELS
 
@@ -35,26 +34,18 @@ _HEAD = """\
 ///
 ///     iq1sGrid           coordinate + 1 in 2 bits each, the first one lowest
 ///     iq2…Grid, iq3…Grid a point's coordinates, a byte each
-///     …Levels, …E2M1     by code
+///     iq4nlLevels        by code
 enum Tables {
 """
 
 _TAIL = """\
 }
 
-/// The bytes of words, the lowest first, as values that are read again and again.
-private func kept<Word: FixedWidthInteger, Value>(
-    _ words: [Word],
-    as type: Value.Type = Value.self
-) -> UnsafePointer<Value> {
-    let bytes = words.count * MemoryLayout<Word>.size
-    let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
-    for (index, word) in words.enumerated() {
-        let at = index * MemoryLayout<Word>.size
-        memory.storeBytes(of: word.littleEndian, toByteOffset: at, as: Word.self)
-    }
-    let count = bytes / MemoryLayout<Value>.size
-    return UnsafePointer(memory.bindMemory(to: Value.self, capacity: count))
+/// Values that are read again and again, without an array's bounds checks.
+private func kept<Value>(_ values: [Value]) -> UnsafePointer<Value> {
+    let memory = UnsafeMutablePointer<Value>.allocate(capacity: values.count)
+    memory.initialize(from: values, count: values.count)
+    return UnsafePointer(memory)
 }
 """
 
@@ -64,15 +55,14 @@ def text() -> str:
     parts = [_HEAD]
     points = (grid("IQ1_S") + 1).astype(np.uint32)
     digits = (points << np.arange(0, 16, 2, dtype=np.uint32)).sum(axis=1)
-    parts.append(_table("iq1sGrid", "UInt16", "UInt16", (f"0x{d:04X}" for d in digits), 10))
+    parts.append(_table("iq1sGrid", "UInt16", (f"0x{d:04X}" for d in digits), 10))
     for book, name in (("IQ2_XXS", "iq2xxs"), ("IQ2_XS", "iq2xs"), ("IQ2_S", "iq2s")):
         words = _words(book, "<u8")
-        parts.append(_table(f"{name}Grid", "UInt64", "SIMD8<UInt8>", words, 4))
+        parts.append(_table(f"{name}Grid", "UInt64", words, 4))
     for book, name in (("IQ3_XXS", "iq3xxs"), ("IQ3_S", "iq3s")):
         words = _words(book, "<u4")
-        parts.append(_table(f"{name}Grid", "UInt32", "SIMD4<UInt8>", words, 7))
-    for levels, name in ((LEVELS, "iq4nlLevels"), (TWICE_E2M1, "twiceE2M1")):
-        parts.append(_table(name, "Int8", "Int8", (f"{int(x)}" for x in levels), 8))
+        parts.append(_table(f"{name}Grid", "UInt32", words, 7))
+    parts.append(_table("iq4nlLevels", "Float", (f"{x:.0f}" for x in LEVELS), 8))
     return "\n".join(parts) + _TAIL
 
 
@@ -82,14 +72,14 @@ def _words(book: str, dtype: str) -> Iterable[str]:
     return (f"0x{word:0{width}X}" for word in points.view(dtype).reshape(-1))
 
 
-def _table(name: str, word: str, value: str, values: Iterable[str], a_line: int) -> str:
-    """One table: what is typed, and what is read."""
+def _table(name: str, of: str, values: Iterable[str], a_line: int) -> str:
+    """One table."""
     written = list(values)
     lines = [", ".join(written[i : i + a_line]) for i in range(0, len(written), a_line)]
     body = ",\n        ".join(lines)
     return (
-        f"    private static let {name}Words: [{word}] = [\n        {body},\n    ]\n"
-        f"    nonisolated(unsafe) static let {name}: UnsafePointer<{value}> = kept({name}Words)\n"
+        f"    private static let {name}Values: [{of}] = [\n        {body},\n    ]\n"
+        f"    nonisolated(unsafe) static let {name} = kept({name}Values)\n"
     )
 
 

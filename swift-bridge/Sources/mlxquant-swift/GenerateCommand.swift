@@ -11,6 +11,8 @@ import MLXQuantRuntime
 
 /// `mlxquant-swift generate`: one prompt, one answer.
 enum GenerateCommand {
+    static let summary = "Generate text from a prompt."
+
     static let usage = """
         usage: mlxquant-swift generate MODEL [options]
 

@@ -21,6 +21,17 @@ enum Probes {
         }
     }
 
+    /// Runs a probe; the exit status.
+    static func run(_ probe: ([String]) throws -> Void, _ arguments: [String]) -> Int32 {
+        do {
+            try probe(arguments)
+            return 0
+        } catch {
+            note("error: \(error)")
+            return 2
+        }
+    }
+
     /// `MODEL FILE`: the ids of each of `texts`, the text of these ids, and that in pieces.
     private static func tokenize(_ arguments: [String]) throws {
         let request = try JSON.readObject(arguments[1], limit: 64 << 20)

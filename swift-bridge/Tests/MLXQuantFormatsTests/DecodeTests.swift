@@ -58,18 +58,9 @@ private let golden: (vectors: [Vector], digests: [Digest]) = {
 
 /// The format under its name in the golden file.
 func formatNamed(_ name: String) -> WeightFormat? {
-    if let type = GGMLType(name: name), type.name == name {
-        return WeightFormat(type)
-    }
     let pieces = name.split(separator: "/").map(String.init)
-    guard pieces.count == 2, let floats = ElementType(rawValue: pieces[1]) else { return nil }
-    for scheme in QuantizationScheme.Mode.allCases.flatMap(\.schemes) {
-        let found = WeightFormat(scheme, floats: floats)
-        if found.name == pieces[0] {
-            return found
-        }
-    }
-    return nil
+    guard pieces.count == 2 else { return WeightFormat(named: name) }
+    return ElementType(rawValue: pieces[1]).flatMap { WeightFormat(named: pieces[0], floats: $0) }
 }
 
 /// Whether a format's floats are the file's own, NaN included.

@@ -44,7 +44,7 @@ func quote(bytes: some Sequence<UInt8>) -> String {
 
 /// `text` with control characters escaped and its length bounded, so that hostile names cannot
 /// break a terminal or a log line.
-func oneLine(_ text: String, limit: Int = 600) -> String {
+package func oneLine(_ text: String, limit: Int = 600) -> String {
     var safe = ""
     var count = 0
     for scalar in text.unicodeScalars {

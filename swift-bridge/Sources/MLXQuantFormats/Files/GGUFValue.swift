@@ -107,6 +107,34 @@ public struct GGUFValue: Sendable {
         return found
     }
 
+    /// The first items of an array as text, for people to read; none for what is no array.
+    ///
+    /// - Parameter limit: how many at most.
+    /// - Returns: the items; arrays in arrays as their type.
+    public func first(_ limit: Int) -> [String] {
+        guard let itemType else { return [] }
+        if itemType == .string {
+            return region.withUnsafeBytes { bytes in
+                var (found, at) = ([String](), 12)
+                for _ in 0..<min(limit, count) {
+                    let end = at + 8 + Int(bytes.loadUnaligned(fromByteOffset: at, as: UInt64.self))
+                    found.append(String(decoding: bytes[(at + 8)..<end], as: UTF8.self))
+                    at = end
+                }
+                return found
+            }
+        }
+        guard let size = itemType.size else { return [kind] }
+        return (0..<min(limit, count)).map { index in
+            let at = 12 + index * size
+            if itemType == .bool {
+                return read(at: at) as UInt8 == 1 ? "true" : "false"
+            }
+            let whole = integer(itemType, at: at).map(String.init)
+            return whole ?? number(itemType, at: at).map { String(Float($0)) } ?? ""
+        }
+    }
+
     /// Calls `body` with the bytes of each text of an array of texts, in order; with none for what
     /// is no such array.
     ///

@@ -75,7 +75,7 @@ extension WeightFormat {
             parts.append(Part(suffix: "biases", type: scales, blockBytes: scales.bits / 8))
         }
         self.init(
-            name: affine ? "affine\(scheme.bits)-g\(scheme.groupSize)" : scheme.mode.rawValue,
+            name: scheme.formatName,
             bits: scheme.bits,
             blockSize: scheme.groupSize,
             parts: parts,

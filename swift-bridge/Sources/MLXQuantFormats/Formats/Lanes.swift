@@ -6,6 +6,12 @@ func bytes16(_ block: UnsafeRawPointer, _ offset: Int) -> SIMD16<UInt8> {
     block.loadUnaligned(fromByteOffset: offset, as: SIMD16<UInt8>.self)
 }
 
+/// Eight bytes, from any address.
+@inline(__always)
+func bytes8(_ block: UnsafeRawPointer, _ offset: Int) -> SIMD8<UInt8> {
+    block.loadUnaligned(fromByteOffset: offset, as: SIMD8<UInt8>.self)
+}
+
 /// Of each byte the bits from `shift` on that the mask leaves.
 @inline(__always)
 func codes(_ bytes: SIMD16<UInt8>, from shift: Int, mask: UInt8) -> SIMD16<UInt8> {
@@ -37,16 +43,24 @@ func storeSymmetric(
     store(signedFloats(centred) * SIMD16<Float>(repeating: scale), out)
 }
 
+/// The halves of eight bytes in turn, the lower one of each first.
+@inline(__always)
+func nibbles(_ bytes: SIMD8<UInt8>) -> SIMD16<UInt8> {
+    let words = SIMD8<UInt16>(truncatingIfNeeded: bytes)
+    let apart = (words | (words &<< SIMD8(repeating: 4))) & SIMD8(repeating: 0x0F0F)
+    return unsafeBitCast(apart, to: SIMD16<UInt8>.self)
+}
+
 /// Codes as floats.
 @inline(__always)
 func floats(_ codes: SIMD16<UInt8>) -> SIMD16<Float> {
     SIMD16<Float>(SIMD16<Int32>(truncatingIfNeeded: codes))
 }
 
-/// Codes as floats.
+/// The bytes of a word, the lowest first.
 @inline(__always)
-func floats(_ codes: SIMD8<UInt8>) -> SIMD8<Float> {
-    SIMD8<Float>(SIMD8<Int32>(truncatingIfNeeded: codes))
+func eightBytes(of word: UInt64) -> SIMD8<UInt8> {
+    unsafeBitCast(word.littleEndian, to: SIMD8<UInt8>.self)
 }
 
 /// Codes that are two's complements as floats.
@@ -55,15 +69,12 @@ func signedFloats(_ codes: SIMD16<UInt8>) -> SIMD16<Float> {
     SIMD16<Float>(SIMD16<Int32>(truncatingIfNeeded: SIMD16<Int8>(truncatingIfNeeded: codes)))
 }
 
-/// The values, negated where a bit of `negative` is set; the lowest bit is the first value's.
+/// A mask's bits in the highest bits of eight bytes; the lowest bit is in the lowest byte.
 @inline(__always)
-func signed(_ values: SIMD8<Float>, by negative: UInt8) -> SIMD8<Float> {
-    let places = SIMD8<UInt32>(1, 2, 4, 8, 16, 32, 64, 128)
-    let set = (SIMD8(repeating: UInt32(negative)) & places) .!= 0
-    let flips = SIMD8<UInt32>(repeating: 0).replacing(with: 0x8000_0000, where: set)
-    // the prefix operator gives 0 for 0, and not -0
-    let flipped = unsafeBitCast(values, to: SIMD8<UInt32>.self) ^ flips
-    return unsafeBitCast(flipped, to: SIMD8<Float>.self)
+func spread(_ mask: UInt8) -> UInt64 {
+    // byte j has bit j alone, which what is added carries to the top
+    let alone = (UInt64(mask) &* 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201
+    return (alone &+ 0x0040_6070_787C_7E7F) & 0x8080_8080_8080_8080
 }
 
 /// Writes sixteen floats.
@@ -78,18 +89,39 @@ func store(_ values: SIMD8<Float>, _ out: UnsafeMutablePointer<Float>) {
     UnsafeMutableRawPointer(out).storeBytes(of: values, as: SIMD8<Float>.self)
 }
 
+/// Twice the levels of E2M1 codes below 8: 0, 1, 2, 3, 4, 6, 8, 12.
+@inline(__always)
+func twiceE2M1(_ codes: SIMD16<UInt8>) -> SIMD16<UInt8> {
+    let low = codes & SIMD16<UInt8>(repeating: 3)
+    let more = low &+ ((low & (low &>> SIMD16<UInt8>(repeating: 1))) &<< SIMD16<UInt8>(repeating: 1))
+    let upper = SIMD16<UInt8>(repeating: 0) &- (codes &>> SIMD16<UInt8>(repeating: 2))
+    return codes &+ (more & upper)
+}
+
+/// Sixteen weights: twice the levels of E2M1 codes, 0 without a sign, times a scale.
+@inline(__always)
+func storeTwiceE2M1(
+    _ codes: SIMD16<UInt8>,
+    _ scale: Float,
+    _ out: UnsafeMutablePointer<Float>
+) {
+    let twice = twiceE2M1(codes & SIMD16<UInt8>(repeating: 7))
+    let negative = SIMD16<UInt8>(repeating: 0) &- (codes &>> SIMD16<UInt8>(repeating: 3))
+    store(signedFloats((twice ^ negative) &- negative) * SIMD16<Float>(repeating: scale), out)
+}
+
 /// Writes 32 weights of 16 bytes of codes: byte j holds weight j (low nibble) and weight j + 16, each
 /// the name of a level, times a scale.
 @inline(__always)
 func decodeLevels(
     _ codes: UnsafeRawPointer,
     _ scale: Float,
-    _ levels: UnsafePointer<Int8>,
+    _ levels: UnsafePointer<Float>,
     _ out: UnsafeMutablePointer<Float>
 ) {
     let codes = codes.assumingMemoryBound(to: UInt8.self)
     for j in 0..<16 {
-        out[j] = Float(Int32(levels[Int(codes[j] & 15)])) * scale
-        out[j &+ 16] = Float(Int32(levels[Int(codes[j] &>> 4)])) * scale
+        out[j] = levels[Int(codes[j] & 15)] * scale
+        out[j &+ 16] = levels[Int(codes[j] &>> 4)] * scale
     }
 }

@@ -34,6 +34,26 @@ extension WeightFormat {
         uniqueKeysWithValues: blocks.map { ($0.name, $0) }
     )
 
+    /// The format of that name.
+    ///
+    /// - Parameters:
+    ///   - name: `Q4_K`, `BF16`, `affine4-g64`, `mxfp4`, …, as `mlxquant` writes it.
+    ///   - floats: of MLX's formats the type of scales and arithmetic; see
+    ///     ``init(_:floats:)-(QuantizationScheme,_)``.
+    public init?(named name: String, floats: ElementType = .bf16) {
+        if let type = GGMLType(name: name), type.name == name {
+            self.init(type)
+            return
+        }
+        if let type = ElementType(rawValue: name) {
+            self.init(type)
+            return
+        }
+        let schemes = QuantizationScheme.Mode.allCases.flatMap(\.schemes)
+        guard let scheme = schemes.first(where: { $0.formatName == name }) else { return nil }
+        self.init(scheme, floats: floats)
+    }
+
     /// The format of a GGUF tensor's type.
     ///
     /// - Parameter type: of the tensor; `q8_1`, which is for activations, cannot be decoded.

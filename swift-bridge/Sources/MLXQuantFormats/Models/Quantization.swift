@@ -28,6 +28,11 @@ public struct QuantizationScheme: Sendable, Hashable {
     /// The family.
     public let mode: Mode
 
+    /// What the format is called: `affine4-g64`, `mxfp4`, ….
+    public var formatName: String {
+        mode == .affine ? "affine\(bits)-g\(groupSize)" : mode.rawValue
+    }
+
     /// Weights in a row of so many packed words and scales; nil if they do not fit.
     func width(words: Int, groups: Int) -> Int? {
         let (bits32, first) = words.multipliedReportingOverflow(by: 32)

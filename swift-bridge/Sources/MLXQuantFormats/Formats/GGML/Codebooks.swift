@@ -7,16 +7,20 @@ func withEighth(_ seven: UInt32) -> UInt8 {
     return UInt8(truncatingIfNeeded: seven | parity &<< 7)
 }
 
-/// Writes eight weights: the bytes of a point times the scale, negative where a bit of `negative` is
-/// set.
+/// Writes eight weights: the bytes of a point, which are 1 to 127, times the scale, negative where a
+/// bit of `negative` is set.
 @inline(__always)
 func storePoint(
-    _ point: SIMD8<UInt8>,
+    _ point: UInt64,
     _ scale: Float,
     _ negative: UInt8,
     _ out: UnsafeMutablePointer<Float>
 ) {
-    store(signed(floats(point) * scale, by: negative), out)
+    let ones = spread(negative) &>> 7
+    // the two's complement of the bytes that are negative; no byte carries, since none is 0
+    let coordinates = eightBytes(of: (point ^ (ones &* 255)) &+ ones)
+    let whole = SIMD8<Int32>(truncatingIfNeeded: SIMD8<Int8>(truncatingIfNeeded: coordinates))
+    store(SIMD8<Float>(whole) * SIMD8<Float>(repeating: scale), out)
 }
 
 /// Writes eight weights of a point of IQ1_S, whose coordinates are -1, 0 and 1 in two bits each, one

@@ -22,6 +22,8 @@ enum GGMLMXFP4: BlockFormat {
         let e = UInt32(block.load(as: UInt8.self))
         // below e = 2 subnormal, and so with a fraction in place of the exponent
         let half = Float(bitPattern: e < 2 ? 0x20_0000 &<< e : (e &- 1) &<< 23)
-        decodeLevels(block + 1, half, Tables.twiceE2M1, out)
+        let qs = bytes16(block, 1)
+        storeTwiceE2M1(codes(qs, from: 0, mask: 15), half, out)
+        storeTwiceE2M1(codes(qs, from: 4, mask: 15), half, out + 16)
     }
 }

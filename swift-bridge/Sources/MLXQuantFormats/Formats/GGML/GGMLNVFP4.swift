@@ -17,15 +17,11 @@ enum GGMLNVFP4: BlockFormat {
 
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
-        let levels = Tables.twiceE2M1
         for group in 0..<4 {
             let scale = halfScale((block + group).load(as: UInt8.self))
-            let qs = (block + (4 &+ 8 &* group)).assumingMemoryBound(to: UInt8.self)
-            let to = out + (16 &* group)
-            for j in 0..<8 {
-                to[j] = Float(Int32(levels[Int(qs[j] & 15)])) * scale
-                to[j &+ 8] = Float(Int32(levels[Int(qs[j] &>> 4)])) * scale
-            }
+            let qs = bytes8(block, 4 &+ 8 &* group)
+            let nibbles = SIMD16(lowHalf: qs, highHalf: qs &>> SIMD8(repeating: 4))
+            storeTwiceE2M1(nibbles & SIMD16(repeating: 15), scale, out + (16 &* group))
         }
     }
 

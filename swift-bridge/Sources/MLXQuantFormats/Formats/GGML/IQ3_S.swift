@@ -33,7 +33,7 @@ enum IQ3_S: BlockFormat {
                 let upper = high &>> UInt64(2 &* group)
                 let first = Int(truncatingIfNeeded: low & 255 | (upper & 1) &<< 8)
                 let second = Int(truncatingIfNeeded: low &>> 8 & 255 | (upper & 2) &<< 7)
-                let point = SIMD8(lowHalf: points[first], highHalf: points[second])
+                let point = UInt64(points[first]) | UInt64(points[second]) &<< 32
                 let negative = UInt8(truncatingIfNeeded: signs &>> UInt32(8 &* group))
                 storePoint(point, scale, negative, out + (32 &* part &+ 8 &* group))
             }

@@ -27,10 +27,8 @@ enum IQ3_XXS: BlockFormat {
             let scale = d * (Float(Int32(truncatingIfNeeded: 2 &* (word &>> 28) &+ 1)) * 0.25)
             for group in 0..<4 {
                 let pair = indices &>> UInt64(16 &* group)
-                let point = SIMD8(
-                    lowHalf: points[Int(pair & 255)],
-                    highHalf: points[Int(pair &>> 8 & 255)]
-                )
+                let second = UInt64(points[Int(pair &>> 8 & 255)]) &<< 32
+                let point = UInt64(points[Int(pair & 255)]) | second
                 let negative = withEighth(word &>> UInt32(7 &* group) & 127)
                 storePoint(point, scale, negative, out + (32 &* part &+ 8 &* group))
             }

@@ -19,8 +19,10 @@ enum Q1_0: BlockFormat {
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
         let d = loadHalf(block)
         for eight in 0..<16 {
-            let signs = (block + (2 &+ eight)).load(as: UInt8.self)
-            store(signed(SIMD8(repeating: d), by: ~signs), out + (8 &* eight))
+            let negative = spread(~(block + (2 &+ eight)).load(as: UInt8.self))
+            let signs = SIMD8<UInt32>(truncatingIfNeeded: eightBytes(of: negative)) &<< 24
+            let values = SIMD8<UInt32>(repeating: d.bitPattern) ^ signs
+            store(unsafeBitCast(values, to: SIMD8<Float>.self), out + (8 &* eight))
         }
     }
 }

@@ -32,22 +32,17 @@ enum TQ1_0: BlockFormat {
             second = second &* 3
             third = third &* 3
         }
-        let qh = load32(block + 48)
-        var last = SIMD16<UInt8>()
-        for digit in 0..<4 {
-            for byte in 0..<4 {
-                let power: UInt8 = digit == 0 ? 1 : digit == 1 ? 3 : digit == 2 ? 9 : 27
-                let value = UInt8(truncatingIfNeeded: qh &>> UInt32(8 &* byte))
-                last[4 &* digit &+ byte] = value &* power
-            }
-        }
+        let qh = (block + 48).loadUnaligned(as: UInt32.self)
+        let words = SIMD4<UInt32>(repeating: qh)
+        let powers = SIMD16<UInt8>(1, 1, 1, 1, 3, 3, 3, 3, 9, 9, 9, 9, 27, 27, 27, 27)
+        let last = unsafeBitCast(words, to: SIMD16<UInt8>.self) &* powers
         storeSymmetric(digits(last), less: 1, d, out + 240)
     }
 
-    /// The first digit of each byte: byte · 3 div 256, which is 1 from 86 and 2 from 171 on.
+    /// The first digit of each byte: byte · 3 div 256.
     @inline(__always)
     private static func digits(_ bytes: SIMD16<UInt8>) -> SIMD16<UInt8> {
-        let some = SIMD16<UInt8>(repeating: 0).replacing(with: 1, where: bytes .>= 86)
-        return some.replacing(with: 2, where: bytes .>= 171)
+        let products = SIMD16<UInt16>(truncatingIfNeeded: bytes) &* SIMD16(repeating: 3)
+        return SIMD16<UInt8>(truncatingIfNeeded: products &>> SIMD16(repeating: 8))
     }
 }

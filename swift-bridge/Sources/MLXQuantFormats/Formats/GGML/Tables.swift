@@ -6,10 +6,10 @@
 ///
 ///     iq1sGrid           coordinate + 1 in 2 bits each, the first one lowest
 ///     iq2…Grid, iq3…Grid a point's coordinates, a byte each
-///     …Levels, …E2M1     by code
+///     iq4nlLevels        by code
 enum Tables {
 
-    private static let iq1sGridWords: [UInt16] = [
+    private static let iq1sGridValues: [UInt16] = [
         0x0000, 0x0002, 0x0005, 0x0008, 0x000A, 0x0011, 0x0015, 0x0020, 0x0022, 0x0028,
         0x002A, 0x0045, 0x0051, 0x0054, 0x0056, 0x0065, 0x0080, 0x0082, 0x0088, 0x008A,
         0x0095, 0x00A0, 0x00A2, 0x00A8, 0x00AA, 0x0104, 0x0105, 0x0111, 0x0114, 0x0116,
@@ -216,9 +216,9 @@ enum Tables {
         0xAA08, 0xAA0A, 0xAA20, 0xAA22, 0xAA28, 0xAA2A, 0xAA51, 0xAA54, 0xAA56, 0xAA80,
         0xAA82, 0xAA88, 0xAA8A, 0xAA95, 0xAAA0, 0xAAA2, 0xAAA8, 0xAAAA,
     ]
-    nonisolated(unsafe) static let iq1sGrid: UnsafePointer<UInt16> = kept(iq1sGridWords)
+    nonisolated(unsafe) static let iq1sGrid = kept(iq1sGridValues)
 
-    private static let iq2xxsGridWords: [UInt64] = [
+    private static let iq2xxsGridValues: [UInt64] = [
         0x0808080808080808, 0x080808080808082B, 0x0808080808081919, 0x0808080808082B08,
         0x0808080808082B2B, 0x0808080808190819, 0x0808080808191908, 0x08080808082B0808,
         0x08080808082B082B, 0x08080808082B2B08, 0x08080808082B2B2B, 0x0808080819080819,
@@ -284,9 +284,9 @@ enum Tables {
         0x2B2B08080808082B, 0x2B2B080819190808, 0x2B2B08082B081919, 0x2B2B081908082B19,
         0x2B2B082B08080808, 0x2B2B190808192B08, 0x2B2B2B0819190808, 0x2B2B2B1908081908,
     ]
-    nonisolated(unsafe) static let iq2xxsGrid: UnsafePointer<SIMD8<UInt8>> = kept(iq2xxsGridWords)
+    nonisolated(unsafe) static let iq2xxsGrid = kept(iq2xxsGridValues)
 
-    private static let iq2xsGridWords: [UInt64] = [
+    private static let iq2xsGridValues: [UInt64] = [
         0x0808080808080808, 0x080808080808082B, 0x0808080808081919, 0x0808080808082B08,
         0x0808080808082B2B, 0x0808080808190819, 0x0808080808191908, 0x080808080819192B,
         0x0808080808192B19, 0x08080808082B0808, 0x08080808082B082B, 0x08080808082B1919,
@@ -416,9 +416,9 @@ enum Tables {
         0x2B2B2B082B2B2B08, 0x2B2B2B1908081908, 0x2B2B2B192B081908, 0x2B2B2B192B08192B,
         0x2B2B2B2B082B2B08, 0x2B2B2B2B082B2B2B, 0x2B2B2B2B2B190819, 0x2B2B2B2B2B2B2B2B,
     ]
-    nonisolated(unsafe) static let iq2xsGrid: UnsafePointer<SIMD8<UInt8>> = kept(iq2xsGridWords)
+    nonisolated(unsafe) static let iq2xsGrid = kept(iq2xsGridValues)
 
-    private static let iq2sGridWords: [UInt64] = [
+    private static let iq2sGridValues: [UInt64] = [
         0x0808080808080808, 0x080808080808082B, 0x0808080808081919, 0x0808080808082B08,
         0x0808080808082B2B, 0x0808080808190819, 0x0808080808191908, 0x080808080819192B,
         0x0808080808192B19, 0x08080808082B0808, 0x08080808082B082B, 0x08080808082B1919,
@@ -676,9 +676,9 @@ enum Tables {
         0x2B2B2B192B08192B, 0x2B2B2B2B08082B08, 0x2B2B2B2B08082B2B, 0x2B2B2B2B082B0808,
         0x2B2B2B2B082B082B, 0x2B2B2B2B082B2B08, 0x2B2B2B2B2B082B08, 0x2B2B2B2B2B2B2B2B,
     ]
-    nonisolated(unsafe) static let iq2sGrid: UnsafePointer<SIMD8<UInt8>> = kept(iq2sGridWords)
+    nonisolated(unsafe) static let iq2sGrid = kept(iq2sGridValues)
 
-    private static let iq3xxsGridWords: [UInt32] = [
+    private static let iq3xxsGridValues: [UInt32] = [
         0x04040404, 0x04040414, 0x04040424, 0x04040C0C, 0x04040C1C, 0x04040C3E, 0x04041404,
         0x04041414, 0x04041C0C, 0x04042414, 0x04043E1C, 0x04043E2C, 0x040C040C, 0x040C041C,
         0x040C0C04, 0x040C0C14, 0x040C140C, 0x040C142C, 0x040C1C04, 0x040C1C14, 0x040C240C,
@@ -717,9 +717,9 @@ enum Tables {
         0x3E142C14, 0x3E1C0404, 0x3E1C0C2C, 0x3E1C1C1C, 0x3E1C3404, 0x3E24140C, 0x3E24240C,
         0x3E2C0404, 0x3E2C0414, 0x3E2C1424, 0x3E341C04,
     ]
-    nonisolated(unsafe) static let iq3xxsGrid: UnsafePointer<SIMD4<UInt8>> = kept(iq3xxsGridWords)
+    nonisolated(unsafe) static let iq3xxsGrid = kept(iq3xxsGridValues)
 
-    private static let iq3sGridWords: [UInt32] = [
+    private static let iq3sGridValues: [UInt32] = [
         0x01010101, 0x01010103, 0x01010105, 0x0101010B, 0x0101010F, 0x01010301, 0x01010303,
         0x01010305, 0x01010309, 0x0101030D, 0x01010501, 0x01010503, 0x0101050B, 0x01010707,
         0x01010901, 0x01010905, 0x0101090B, 0x0101090F, 0x01010B03, 0x01010B07, 0x01010D01,
@@ -795,32 +795,18 @@ enum Tables {
         0x0F090307, 0x0F090501, 0x0F090B01, 0x0F0B0505, 0x0F0B0905, 0x0F0D0105, 0x0F0D0703,
         0x0F0F0101,
     ]
-    nonisolated(unsafe) static let iq3sGrid: UnsafePointer<SIMD4<UInt8>> = kept(iq3sGridWords)
+    nonisolated(unsafe) static let iq3sGrid = kept(iq3sGridValues)
 
-    private static let iq4nlLevelsWords: [Int8] = [
+    private static let iq4nlLevelsValues: [Float] = [
         -127, -104, -83, -65, -49, -35, -22, -10,
         1, 13, 25, 38, 53, 69, 89, 113,
     ]
-    nonisolated(unsafe) static let iq4nlLevels: UnsafePointer<Int8> = kept(iq4nlLevelsWords)
-
-    private static let twiceE2M1Words: [Int8] = [
-        0, 1, 2, 3, 4, 6, 8, 12,
-        0, -1, -2, -3, -4, -6, -8, -12,
-    ]
-    nonisolated(unsafe) static let twiceE2M1: UnsafePointer<Int8> = kept(twiceE2M1Words)
+    nonisolated(unsafe) static let iq4nlLevels = kept(iq4nlLevelsValues)
 }
 
-/// The bytes of words, the lowest first, as values that are read again and again.
-private func kept<Word: FixedWidthInteger, Value>(
-    _ words: [Word],
-    as type: Value.Type = Value.self
-) -> UnsafePointer<Value> {
-    let bytes = words.count * MemoryLayout<Word>.size
-    let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
-    for (index, word) in words.enumerated() {
-        let at = index * MemoryLayout<Word>.size
-        memory.storeBytes(of: word.littleEndian, toByteOffset: at, as: Word.self)
-    }
-    let count = bytes / MemoryLayout<Value>.size
-    return UnsafePointer(memory.bindMemory(to: Value.self, capacity: count))
+/// Values that are read again and again, without an array's bounds checks.
+private func kept<Value>(_ values: [Value]) -> UnsafePointer<Value> {
+    let memory = UnsafeMutablePointer<Value>.allocate(capacity: values.count)
+    memory.initialize(from: values, count: values.count)
+    return UnsafePointer(memory)
 }

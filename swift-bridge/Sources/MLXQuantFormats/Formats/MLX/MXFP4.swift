@@ -18,32 +18,37 @@ struct MXFP4Groups<Floats: Rounding>: GroupFormat {
     @inline(__always)
     func decode(_ wire: Wire, _ group: Int, _ out: UnsafeMutablePointer<Float>) {
         let scale = powerOfTwo(wire.scales.load(fromByteOffset: group, as: UInt8.self))
-        let power = Floats.rounded(scale)
-        let codes = (wire.weight + 16 &* group).assumingMemoryBound(to: UInt8.self)
-        for index in 0..<16 {
-            let code = codes[index]
-            out[2 &* index] = Floats.rounded(e2m1(code & 15) * power)
-            out[2 &* index &+ 1] = Floats.rounded(e2m1(code &>> 4) * power)
+        // half of it is exact too
+        let half = Floats.rounded(scale) * 0.5
+        storeE2M1(bytes16(wire.weight, 16 &* group), half, out)
+        for index in 0..<32 {
+            out[index] = Floats.rounded(out[index])
         }
     }
+}
+
+/// Writes 32 weights of 16 bytes of codes, two neighbours a byte: twice the levels, -0 where the code
+/// is 8, times half a scale.
+@inline(__always)
+func storeE2M1(_ bytes: SIMD16<UInt8>, _ half: Float, _ out: UnsafeMutablePointer<Float>) {
+    let scale = SIMD16<Float>(repeating: half)
+    store(e2m1(nibbles(bytes.lowHalf)) * scale, out)
+    store(e2m1(nibbles(bytes.highHalf)) * scale, out + 16)
+}
+
+/// Twice the levels of codes below 16; code 8 is -0.
+@inline(__always)
+func e2m1(_ codes: SIMD16<UInt8>) -> SIMD16<Float> {
+    let twice = floats(twiceE2M1(codes & SIMD16<UInt8>(repeating: 7)))
+    let signs = SIMD16<UInt32>(truncatingIfNeeded: codes & SIMD16<UInt8>(repeating: 8)) &<< 28
+    return unsafeBitCast(
+        unsafeBitCast(twice, to: SIMD16<UInt32>.self) | signs,
+        to: SIMD16<Float>.self
+    )
 }
 
 /// 2^(code - 127), and infinity for 255.
 @inline(__always)
 func powerOfTwo(_ code: UInt8) -> Float {
     Float(bitPattern: code == 0 ? 0x0040_0000 : UInt32(code) &<< 23)
-}
-
-/// The level of a code below 16; code 8 is -0.
-@inline(__always)
-func e2m1(_ code: UInt8) -> Float {
-    let twice = twiceE2M1(code & 7)
-    let level = Float(Int32(truncatingIfNeeded: twice)) * 0.5
-    return Float(bitPattern: level.bitPattern | UInt32(code & 8) &<< 28)
-}
-
-/// Twice the level of a code below 8: 0, 1, 2, 3, 4, 6, 8, 12.
-@inline(__always)
-func twiceE2M1(_ code: UInt8) -> UInt8 {
-    code &+ (code > 4 ? code &- 4 : 0) &+ (code == 7 ? 2 : 0)
 }

@@ -18,11 +18,7 @@ struct NVFP4Groups: GroupFormat {
     @inline(__always)
     func decode(_ wire: Wire, _ group: Int, _ out: UnsafeMutablePointer<Float>) {
         let scale = e4m3(wire.scales.load(fromByteOffset: group, as: UInt8.self))
-        let codes = (wire.weight + 8 &* group).assumingMemoryBound(to: UInt8.self)
-        for index in 0..<8 {
-            let code = codes[index]
-            out[2 &* index] = e2m1(code & 15) * scale
-            out[2 &* index &+ 1] = e2m1(code &>> 4) * scale
-        }
+        let codes = nibbles(bytes8(wire.weight, 8 &* group))
+        store(e2m1(codes) * SIMD16<Float>(repeating: 0.5 * scale), out)
     }
 }
