@@ -14,7 +14,7 @@ struct PackedMatrix: Sendable {
         rows = weight.rows
         columns = weight.columns
         self.bias = bias
-        if let rows = fastRows(weight) { source = rows } else { source = try DecodedRows(weight) }
+        source = try matrixRows(weight)
     }
 
     /// out[t, r] = Σ x[t, c] · w[r, c] + bias[r], for `count` vectors of `columns` values.
@@ -30,12 +30,17 @@ struct PackedMatrix: Sendable {
         into out: UnsafeMutablePointer<Float>,
         _ parallel: Parallel
     ) {
-        let sums = source.prepare(x, count)
-        let shared = Shared(x: x, sums: sums, out: out)
+        let prepared = source.prepare(x, count)
+        let shared = Shared(x: x, prepared: prepared, out: out)
         parallel.over(rows, cost: columns * count) { range in
             source.multiply(
                 range,
-                Activations(x: shared.x, sums: shared.sums, count: count, columns: columns),
+                Activations(
+                    x: shared.x,
+                    prepared: shared.prepared,
+                    count: count,
+                    columns: columns
+                ),
                 into: shared.out,
                 stride: rows
             )
@@ -53,7 +58,7 @@ struct PackedMatrix: Sendable {
 
     private struct Shared: @unchecked Sendable {
         let x: UnsafePointer<Float>
-        let sums: [Float]
+        let prepared: [Float]
         let out: UnsafeMutablePointer<Float>
     }
 }
@@ -62,7 +67,7 @@ struct PackedMatrix: Sendable {
 struct Activations {
     let x: UnsafePointer<Float>
     /// What `MatrixRows.prepare` made of them.
-    let sums: [Float]
+    let prepared: [Float]
     /// How many vectors.
     let count: Int
     /// Values of a vector.
@@ -164,7 +169,21 @@ struct DecodedRows: MatrixRows {
     }
 }
 
-/// Rows in a loop of the format's own; nil where it has none.
-func fastRows(_ weight: Weight) -> (any MatrixRows)? {
-    AffineRows(weight)
+/// The rows of a matrix: in a loop of the format's own, or else by its decoder.
+///
+/// - Throws: a format that cannot be decoded.
+func matrixRows(_ weight: Weight) throws(FormatError) -> any MatrixRows {
+    if let rows = GroupRows(weight) { return rows }
+    let decoded = try DecodedRows(weight)
+    switch weight.format.parts.count == 1 ? weight.format.name : "" {
+    case "Q8_0": return BlockRows(weight, decoded, Q8_0Product.self)
+    case "Q4_0": return BlockRows(weight, decoded, Q4_0Product.self)
+    case "MXFP4": return BlockRows(weight, decoded, MXFP4Product.self)
+    case "Q2_K": return BlockRows(weight, decoded, Q2_KProduct.self)
+    case "Q3_K": return BlockRows(weight, decoded, Q3_KProduct.self)
+    case "Q4_K": return BlockRows(weight, decoded, Q4_KProduct.self)
+    case "Q5_K": return BlockRows(weight, decoded, Q5_KProduct.self)
+    case "Q6_K": return BlockRows(weight, decoded, Q6_KProduct.self)
+    default: return decoded
+    }
 }
