@@ -25,6 +25,7 @@ let package = Package(
     products: [
         .library(name: "MLXQuantFormats", targets: ["MLXQuantFormats"]),
         .library(name: "MLXQuantMLX", targets: ["MLXQuantMLX"]),
+        .library(name: "MLXQuantRuntime", targets: ["MLXQuantRuntime"]),
         .executable(name: "mlxquant-swift", targets: ["mlxquant-swift"]),
     ],
     traits: [
@@ -46,9 +47,14 @@ let package = Package(
             dependencies: ["MLXQuantFormats"] + mlxDependencies,
             path: "swift-bridge/Sources/MLXQuantMLX"
         ),
+        .target(
+            name: "MLXQuantRuntime",
+            dependencies: ["MLXQuantFormats"],
+            path: "swift-bridge/Sources/MLXQuantRuntime"
+        ),
         .executableTarget(
             name: "mlxquant-swift",
-            dependencies: ["MLXQuantFormats"],
+            dependencies: ["MLXQuantFormats", "MLXQuantRuntime"],
             path: "swift-bridge/Sources/mlxquant-swift"
         ),
         .executableTarget(
@@ -60,6 +66,11 @@ let package = Package(
             name: "MLXQuantFormatsTests",
             dependencies: ["MLXQuantFormats"],
             path: "swift-bridge/Tests/MLXQuantFormatsTests"
+        ),
+        .testTarget(
+            name: "MLXQuantRuntimeTests",
+            dependencies: ["MLXQuantRuntime"],
+            path: "swift-bridge/Tests/MLXQuantRuntimeTests"
         ),
     ],
     swiftLanguageModes: [.v6]

@@ -7,13 +7,14 @@ func run(_ words: [String]) -> Int32 {
         print("usage: mlxquant-swift COMMAND MODEL\n")
         printTable(
             ["command", ""],
-            Command.all.map { ["\($0.name) \($0.arguments)", $0.summary] },
+            Command.all.map { ["\($0.name) \($0.arguments)", $0.summary] }
+                + [["generate MODEL [options]", GenerateCommand.summary]],
             right: []
         )
         return words.isEmpty ? 2 : 0
     }
     guard let command = Command.all.first(where: { $0.name == name }) else {
-        let names = Command.all.map(\.name).joined(separator: ", ")
+        let names = (Command.all.map(\.name) + ["generate"]).joined(separator: ", ")
         note("error: there is no command \(name); choose one of \(names)")
         return 2
     }
@@ -30,4 +31,11 @@ func run(_ words: [String]) -> Int32 {
     }
 }
 
-finish(run(Array(CommandLine.arguments.dropFirst())))
+let words = Array(CommandLine.arguments.dropFirst())
+if words.first == "generate" {
+    finish(await GenerateCommand.run(Array(words.dropFirst())))
+} else if let name = words.first, let probe = Probes.named(name) {
+    finish(Probes.run(probe, Array(words.dropFirst())))
+} else {
+    finish(run(words))
+}
