@@ -20,11 +20,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlxquant.kernels import launch, source
+from mlxquant.kernels.source import FORMATS, Kernel
+
 from mlxquant import formats
 from mlxquant.errors import RequestError
 from mlxquant.formats.ggml_format import GgmlFormat
-from mlxquant.kernels import launch, source
-from mlxquant.kernels.source import FORMATS, Kernel
 
 TARGET = Path(__file__).resolve().parents[2] / "swift-bridge/Tests/Golden/launches.txt"
 
