@@ -95,6 +95,22 @@ inline float load_half(const device uchar* at) {
     return half_of(load16<2>(at));
 }
 
+// Bits `at` to `at + width - 1` of a word, less `zero`, as float. A GPU takes four times as long to
+// convert a whole number, or to shift it, as for anything else here: so bits stay where they are, in
+// the fraction of a power of two whose fraction counts them, and the power is subtracted.
+inline float number_of(uint word, int at, int width, int zero) {
+    const bool low = at + width <= 23;
+    const uint own = low ? word : word >> 16;
+    const int first = low ? at : at - 16;
+    const uint fraction = own & (((1u << width) - 1) << first);
+    return as_type<float>(fraction | uint(150 - first) << 23) - float((1 << (23 - first)) + zero);
+}
+
+// Four bits, one to a byte: each at bit `to` of it.
+inline uint spread(uint four, int to) {
+    return (four & 15) * (0x204081u << to) & (0x01010101u << to);
+}
+
 // `count` bytes, a multiple of 4, in registers.
 template <int count>
 struct Bytes {
@@ -103,6 +119,41 @@ struct Bytes {
     // Bits `shift` to `shift + width - 1` of byte i.
     int bits(int i, int shift, int width) const {
         return int(words[i / 4] >> (8 * (i % 4) + shift) & ((1u << width) - 1));
+    }
+
+    // The same, less `zero`.
+    float number(int i, int shift, int width, int zero) const {
+        return number_of(words[i / 4], 8 * (i % 4) + shift, width, zero);
+    }
+
+    // Of every byte bits `shift` to `shift + width - 1`, as bits `to` and following; the others clear.
+    Bytes moved(int shift, int width, int to) const {
+        const uint mask = ((1u << width) - 1) * 0x01010101 << to;
+        Bytes result;
+        UNROLL
+        for (int i = 0; i < count / 4; ++i) {
+            const uint word = shift > to ? words[i] >> (shift - to) : words[i] << (to - shift);
+            result.words[i] = word & mask;
+        }
+        return result;
+    }
+
+    // What is above bit `shift` of a word, from bit 0 on.
+    Bytes down(int shift) const {
+        Bytes result;
+        UNROLL
+        for (int i = 0; i < count / 4; ++i) {
+            result.words[i] = words[i] >> shift;
+        }
+        return result;
+    }
+
+    Bytes operator|(Bytes other) const {
+        UNROLL
+        for (int i = 0; i < count / 4; ++i) {
+            other.words[i] |= words[i];
+        }
+        return other;
     }
 };
 

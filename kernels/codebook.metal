@@ -12,14 +12,14 @@ inline uint with_eighth(uint seven) {
 
 // The value, negated where bit j of the mask is set.
 inline float signed_by(float value, uint mask, int j) {
-    return as_type<float>(as_type<uint>(value) ^ (mask >> j & 1) << 31);
+    return as_type<float>(as_type<uint>(value) ^ (mask << (31 - j) & 0x80000000));
 }
 
 // Four codes: a point's coordinates, with signs from bit `at` of the mask on.
 inline void four_signed(uint point, uint mask, int at, thread float* q) {
     UNROLL
     for (int j = 0; j < 4; ++j) {
-        q[j] = signed_by(float(byte_of(point, j)), mask, at + j);
+        q[j] = signed_by(number_of(point, 8 * j, 8, 0), mask, at + j);
     }
 }
 
@@ -28,6 +28,6 @@ inline void eight_shifted(uint point, uint negative, thread float* q) {
     const float shift = negative ? -0.125f : 0.125f;
     UNROLL
     for (int j = 0; j < 8; ++j) {
-        q[j] = float(int(point >> (2 * j) & 3) - 1) + shift;
+        q[j] = number_of(point, 2 * j, 2, 1) + shift;
     }
 }

@@ -23,7 +23,7 @@ from mlxquant.formats.floats import check_dtype
 from mlxquant.formats.ggml_format import GgmlFormat
 
 from . import source
-from .source import DEQUANTIZE, ROWS, Kernel
+from .source import DEQUANTIZE, ENCODE, ENCODE_WEIGHTED, ENCODERS, ROWS, Kernel
 
 __all__ = [
     "DEVICE",
@@ -34,6 +34,7 @@ __all__ = [
     "Launch",
     "dequantize",
     "dequantize_rows",
+    "encode",
     "gather",
     "gather_in_tiles",
     "gather_matmul",
@@ -54,6 +55,8 @@ DEVICE = 8
 ROWS_AT_ONCE = 8
 #: threads of a threadgroup of dequantize, at most
 _THREADS = 256
+#: threads of a threadgroup of encoders, at most; each holds a whole block
+_ENCODING = 64
 #: rows of weights that a simdgroup of matvec has: more share x, fewer hold less in registers
 _HEIGHT = 4
 _HEIGHTS = dict.fromkeys(("Q2_K", "Q3_K", "Q4_K", "Q5_K"), 2)
@@ -84,7 +87,7 @@ class Launch:
         grid: threads in all, as MLX counts them.
         threadgroup: threads of a threadgroup; divides `grid` where the kernel needs whole ones.
         shape: of the result.
-        dtype: of the result, and of x: `F32`, `F16` or `BF16`.
+        dtype: of the result, and of x: `F32`, `F16` or `BF16`; of an encoder's result `U8`.
     """
 
     kernel: Kernel
@@ -95,7 +98,8 @@ class Launch:
     dtype: str
 
     def __post_init__(self) -> None:
-        check_dtype(self.dtype)
+        if self.dtype != "U8":
+            check_dtype(self.dtype)
         if max(*self.grid, *self.shape) >= _LIMIT:
             raise RequestError(
                 f"{self.kernel.name} of {self.format}: a result {list(self.shape)} takes a grid of "
@@ -113,6 +117,26 @@ def dequantize_rows(fmt: GgmlFormat, wire: Shape, m: int, dtype: str) -> Launch:
     """Of the same, the rows of ids uint32 [m] → [m, k]."""
     row_bytes = wire[1]
     return _decoding(ROWS, fmt, (row_bytes // fmt.block_bytes, m), (m, row_bytes), dtype)
+
+
+def encode(fmt: GgmlFormat, rows: Shape, weighted: bool) -> Launch:
+    """float32 [n, k], with importance float32 [k] if `weighted` → wire uint8 [n, bytes].
+
+    Raises:
+        RequestError: k is no multiple of the block size, or the format has no encoder.
+    """
+    n, k = rows
+    if fmt.name not in ENCODERS or k % fmt.block_size:
+        raise RequestError(
+            f"rows {list(rows)} in {fmt.name} given; rows of whole blocks, of {fmt.block_size} "
+            f"weights each, and one of {', '.join(ENCODERS)} needed"
+        )
+    blocks = n * k // fmt.block_size
+    kernel = ENCODE_WEIGHTED if weighted else ENCODE
+    shape = (n, k // fmt.block_size * fmt.block_bytes)
+    return Launch(
+        kernel, fmt.name, (blocks, 1, 1), (max(1, min(_ENCODING, blocks)), 1, 1), shape, "U8"
+    )
 
 
 def product(fmt: GgmlFormat, x: Shape, wire: Shape, dtype: str) -> Launch:

@@ -19,99 +19,124 @@
 // A part's codes, with a scale and a bias for each group.
 template <typename Format>
 struct Part {
-    static constant constexpr int groups = Format::chunk / Format::group;
-
-    float q[Format::chunk], scales[groups], biases[groups];
+    float q[Format::chunk];
+    float scales[Format::chunk / Format::group], biases[Format::chunk / Format::group];
 
     void load(const device uchar* block, int part) {
         Format::codes(block, part, q, scales, biases);
     }
+
+    // sum + Σ w·x over group g, of which `product` is Σ q·x and `of_x` Σ x
+    float add_group(float sum, int g, float product, float of_x) const {
+        sum = fma(scales[g], product, sum);
+        return Format::biased ? fma(biases[g], of_x, sum) : sum;
+    }
 };
 
-// The numbers of x for it, and their sum for each group.
+// Of one row of x, whose numbers for a part are at `at`: each of `height` parts of rows of weights
+// adds to its sum, sums[h · step].
+template <typename Format, int height, int step, typename T>
+inline void add_products(const device T* at, const thread Part<Format>* w, thread float* sums) {
+    float products[height], of_x = 0.0f;
+    UNROLL
+    for (int first = 0; first < Format::chunk; first += 8) {
+        float x[8];
+        load_eight(at + offset_in_part<Format>(first), x);
+        UNROLL
+        for (int h = 0; h < height; ++h) {
+            float sum = first % Format::group ? products[h] : 0.0f;
+            UNROLL
+            for (int i = 0; i < 8; ++i) {
+                sum = fma(w[h].q[first + i], x[i], sum);
+            }
+            products[h] = sum;
+        }
+        of_x = first % Format::group ? of_x : 0.0f;
+        UNROLL
+        for (int i = 0; i < 8; ++i) {
+            of_x += x[i];
+        }
+        if ((first + 8) % Format::group == 0) {
+            UNROLL
+            for (int h = 0; h < height; ++h) {
+                const int g = first / Format::group;
+                sums[h * step] = w[h].add_group(sums[h * step], g, products[h], of_x);
+            }
+        }
+    }
+}
+
+// The same for the only row of x, where its numbers are kept and the parts of weights come one after
+// another: bit by bit the same.
 template <typename Format>
-struct PartOfX {
+struct OnlyRow {
     static constant constexpr int groups = Format::chunk / Format::group;
 
-    float values[Format::chunk], sums[groups];
+    float x[Format::chunk], of_x[groups];
 
     template <typename T>
     void load(const device T* at) {
-        load_part<Format>(at, values);
-        if (Format::biased) {
+        load_part<Format>(at, x);
+        UNROLL
+        for (int g = 0; g < groups; ++g) {
+            of_x[g] = 0.0f;
             UNROLL
-            for (int g = 0; g < groups; ++g) {
-                sums[g] = values[g * Format::group];
-                UNROLL
-                for (int i = 1; i < Format::group; ++i) {
-                    sums[g] += values[g * Format::group + i];
-                }
+            for (int i = 0; i < Format::group; ++i) {
+                of_x[g] += x[g * Format::group + i];
             }
         }
     }
 
-    // sum + Σ w·x
     float product_after(float sum, const thread Part<Format>& w) const {
         UNROLL
         for (int g = 0; g < groups; ++g) {
-            float own = 0.0f;
+            float product = 0.0f;
             UNROLL
-            for (int i = 0; i < Format::group; ++i) {
-                own = fma(w.q[g * Format::group + i], values[g * Format::group + i], own);
+            for (int i = g * Format::group; i < g * Format::group + Format::group; ++i) {
+                product = fma(w.q[i], x[i], product);
             }
-            sum = fma(w.scales[g], own, sum);
-            if (Format::biased) {
-                sum = fma(w.biases[g], sums[g], sum);
-            }
+            sum = w.add_group(sum, g, product, of_x[g]);
         }
         return sum;
     }
 };
 
 // A lane's sums of `height` rows from `row` on, sums[h · rows + r] for row r of x: parts `first`,
-// first + step, …, where `step` is a multiple of 32.
+// first + step, …, where `step` is a multiple of 32. A row that is not there stands for the last.
 template <typename Format, int rows, int height, typename T>
 inline void add_parts(
     const thread Product<T>& of, uint row, uint first, uint step, thread float* sums
 ) {
     constexpr uint parts = Format::weights / Format::chunk;
+    if (!of.known || row >= of.n) {
+        return;
+    }
     const int part = int(first % parts);
-    const uint there = of.known && row < of.n ? of.n - row : 0;
-    const device uchar* wire = of.wire + ulong(there ? row : 0) * of.row_bytes;
+    const uint last = of.n - 1 - row;
+    const device uchar* wire = of.wire + ulong(row) * of.row_bytes;
     for (uint block = first / parts; block * Format::weights < of.k; block += step / parts) {
         const device uchar* blocks = wire + block * Format::bytes;
-        const device T* at = of.x + block * Format::weights + Format::first(part);
+        const device T* x = of.x + block * Format::weights + Format::first(part);
         if (rows == 1) {
-            PartOfX<Format> x;
-            x.load(at);
+            OnlyRow<Format> only;
+            only.load(x);
             UNROLL
             for (int h = 0; h < height; ++h) {
-                if (uint(h) < there) {
-                    Part<Format> w;
-                    w.load(blocks + ulong(h) * of.row_bytes, part);
-                    sums[h] = x.product_after(sums[h], w);
-                }
+                Part<Format> w;
+                w.load(blocks + ulong(uint(h) < last ? h : last) * of.row_bytes, part);
+                sums[h] = only.product_after(sums[h], w);
             }
             continue;
         }
         Part<Format> w[height];
         UNROLL
         for (int h = 0; h < height; ++h) {
-            if (uint(h) < there) {
-                w[h].load(blocks + ulong(h) * of.row_bytes, part);
-            }
+            w[h].load(blocks + ulong(uint(h) < last ? h : last) * of.row_bytes, part);
         }
         UNROLL
         for (int r = 0; r < rows; ++r) {
             if (uint(r) < of.m) {
-                PartOfX<Format> x;
-                x.load(at + ulong(r) * of.k);
-                UNROLL
-                for (int h = 0; h < height; ++h) {
-                    if (uint(h) < there) {
-                        sums[h * rows + r] = x.product_after(sums[h * rows + r], w[h]);
-                    }
-                }
+                add_products<Format, height, rows>(x + ulong(r) * of.k, w, sums + r);
             }
         }
     }

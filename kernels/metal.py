@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 else:
     MxArray = MxDtype = Any
 
-__all__ = ["dequantize", "dequantize_rows", "gather", "kernel_of", "matmul", "run"]
+__all__ = ["dequantize", "dequantize_rows", "encode", "gather", "kernel_of", "matmul", "run"]
 
 #: MLX's names of element types, by the project's
-_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8"}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items() if dtype != "U8"}
 _PREAMBLE = "#include <metal_stdlib>\nusing namespace metal;\n"
 
 
@@ -77,6 +77,34 @@ def dequantize_rows(wire: MxArray, ids: MxArray, fmt: GgmlFormat, dtype: MxDtype
     """Rows `ids`, uint32 [m], of the same → [m, k]; NaN where there is no such row."""
     started = launch.dequantize_rows(fmt, wire.shape, ids.size, _named(dtype))
     return run(started, [wire, _in_device_memory(ids)])
+
+
+def encode(rows: MxArray, fmt: GgmlFormat, importance: MxArray | None = None) -> MxArray:
+    """Quantize rows.
+
+    Args:
+        rows: float32 [n, k], finite: of others, bytes mean nothing.
+        fmt: one of ENCODERS.
+        importance: [k], finite and not negative, or None.
+
+    Returns: uint8 [n, bytes].
+
+    Raises:
+        RequestError: shapes that do not fit, another type, or a format that has no encoder.
+    """
+    import mlx.core as mx
+
+    if rows.dtype != mx.float32:
+        raise RequestError(f"rows of {rows.dtype} cannot be encoded; give float32")
+    started = launch.encode(fmt, rows.shape, importance is not None)
+    if importance is None:
+        return run(started, [rows])
+    if importance.shape != rows.shape[1:]:
+        raise RequestError(
+            f"importance {list(importance.shape)} for rows {list(rows.shape)}; one for each column "
+            "needed"
+        )
+    return run(started, [rows, importance.astype(mx.float32)])
 
 
 def matmul(x: MxArray, wire: MxArray, fmt: GgmlFormat) -> MxArray:

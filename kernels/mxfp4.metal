@@ -10,8 +10,7 @@
 //
 //     w = 2^(e - 127) / 2 · twice the level
 
-#include "blocks.metal"
-#include "tables/TWICE_E2M1.metal"
+#include "e2m1.metal"
 
 struct MXFP4 : InOrder<MXFP4> {
     static constant constexpr int weights = 32, bytes = 17, align = 1, group = 32;
@@ -27,9 +26,9 @@ struct MXFP4 : InOrder<MXFP4> {
         scales[0] = half_scale(block[0]);
         const Bytes<16> qs = load_bytes<16, 1>(block + 1);
         UNROLL
-        for (int j = 0; j < 16; ++j) {
-            q[j] = TWICE_E2M1[qs.bits(j, 0, 4)];
-            q[j + 16] = TWICE_E2M1[qs.bits(j, 4, 4)];
+        for (int four = 0; four < 4; ++four) {
+            four_e2m1(qs.words[four], 0, q + 4 * four);
+            four_e2m1(qs.words[four], 1, q + 4 * four + 16);
         }
     }
 };

@@ -10,8 +10,7 @@
 //
 //     w = d / 2 · twice the level
 
-#include "blocks.metal"
-#include "tables/TWICE_E2M1.metal"
+#include "e2m1.metal"
 
 struct NVFP4 : InOrder<NVFP4> {
     static constant constexpr int weights = 64, bytes = 36, align = 4, group = 16;
@@ -30,9 +29,9 @@ struct NVFP4 : InOrder<NVFP4> {
         for (int g = 0; g < 2; ++g) {
             scales[g] = half_scale(packed >> (8 * g) & 255);
             UNROLL
-            for (int j = 0; j < 8; ++j) {
-                q[16 * g + j] = TWICE_E2M1[qs.bits(8 * g + j, 0, 4)];
-                q[16 * g + j + 8] = TWICE_E2M1[qs.bits(8 * g + j, 4, 4)];
+            for (int four = 0; four < 2; ++four) {
+                four_e2m1(qs.words[2 * g + four], 0, q + 16 * g + 4 * four);
+                four_e2m1(qs.words[2 * g + four], 1, q + 16 * g + 4 * four + 8);
             }
         }
     }

@@ -22,7 +22,7 @@ struct Q2_0 : InOrder<Q2_0> {
         const Bytes<8> qs = load_bytes<8, 2>(block + 2 + 8 * part);
         UNROLL
         for (int j = 0; j < 32; ++j) {
-            q[j] = float(qs.bits(j / 4, j % 4 * 2, 2) - 1);
+            q[j] = qs.number(j / 4, j % 4 * 2, 2, 1);
         }
     }
 };

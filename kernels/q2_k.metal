@@ -32,7 +32,7 @@ struct Q2_K : CrumbPlanes<Q2_K> {
             biases[p] = -(dmin * float(packed.bits(2 * p + upper, 4, 4)));
             UNROLL
             for (int j = 0; j < 8; ++j) {
-                q[8 * p + j] = float(qs.bits(j, 2 * p, 2));
+                q[8 * p + j] = qs.number(j, 2 * p, 2, 0);
             }
         }
     }

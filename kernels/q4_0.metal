@@ -22,8 +22,8 @@ struct Q4_0 : InOrder<Q4_0> {
         const Bytes<16> qs = load_bytes<16, 2>(block + 2);
         UNROLL
         for (int j = 0; j < 16; ++j) {
-            q[j] = float(qs.bits(j, 0, 4) - 8);
-            q[j + 16] = float(qs.bits(j, 4, 4) - 8);
+            q[j] = qs.number(j, 0, 4, 8);
+            q[j + 16] = qs.number(j, 4, 4, 8);
         }
     }
 };

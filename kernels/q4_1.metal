@@ -25,8 +25,8 @@ struct Q4_1 : InOrder<Q4_1> {
         const Bytes<16> qs = load_bytes<16, 4>(block + 4);
         UNROLL
         for (int j = 0; j < 16; ++j) {
-            q[j] = float(qs.bits(j, 0, 4));
-            q[j + 16] = float(qs.bits(j, 4, 4));
+            q[j] = qs.number(j, 0, 4, 0);
+            q[j + 16] = qs.number(j, 4, 4, 0);
         }
     }
 };

@@ -32,7 +32,7 @@ struct Q4_K : NibblePlanes<Q4_K> {
             biases[p] = -(dmin * float(byte_of(packed.mins, s)));
             UNROLL
             for (int j = 0; j < 16; ++j) {
-                q[16 * p + j] = float(qs.bits(j, 4 * p, 4));
+                q[16 * p + j] = qs.number(j, 4 * p, 4, 0);
             }
         }
     }

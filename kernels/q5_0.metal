@@ -22,10 +22,16 @@ struct Q5_0 : InOrder<Q5_0> {
         scales[0] = load_half(block);
         const uint qh = load32<2>(block + 2);
         const Bytes<16> qs = load_bytes<16, 2>(block + 6);
+        const Bytes<16> low = qs.moved(0, 4, 0), upper = qs.moved(4, 4, 0);
         UNROLL
-        for (int j = 0; j < 16; ++j) {
-            q[j] = float((qs.bits(j, 0, 4) | int(qh >> j & 1) << 4) - 16);
-            q[j + 16] = float((qs.bits(j, 4, 4) | int(qh >> (j + 16) & 1) << 4) - 16);
+        for (int four = 0; four < 4; ++four) {
+            const uint first = low.words[four] | spread(qh >> (4 * four), 4);
+            const uint second = upper.words[four] | spread(qh >> (4 * four + 16), 4);
+            UNROLL
+            for (int j = 0; j < 4; ++j) {
+                q[4 * four + j] = number_of(first, 8 * j, 5, 16);
+                q[4 * four + j + 16] = number_of(second, 8 * j, 5, 16);
+            }
         }
     }
 };

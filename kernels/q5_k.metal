@@ -27,7 +27,7 @@ struct Q5_K : CrumbPlanes<Q5_K> {
         const int n = part / 4, l = 8 * (part % 4);
         const float d = load_half(block), dmin = load_half(block + 2);
         const KScales packed = load_k_scales(block + 4, n);
-        const Bytes<8> qh = load_bytes<8, 4>(block + 16 + l);
+        const Bytes<8> qh = load_bytes<8, 4>(block + 16 + l).down(4 * n);
         UNROLL
         for (int run = 0; run < 2; ++run) {
             const Bytes<8> qs = load_bytes<8, 4>(block + 48 + 64 * n + 32 * run + l);
@@ -35,10 +35,10 @@ struct Q5_K : CrumbPlanes<Q5_K> {
             for (int p = 2 * run; p < 2 * run + 2; ++p) {
                 scales[p] = d * float(byte_of(packed.scales, p));
                 biases[p] = -(dmin * float(byte_of(packed.mins, p)));
+                const Bytes<8> codes = qs.moved(4 * (p % 2), 4, 0) | qh.moved(p, 1, 4);
                 UNROLL
                 for (int j = 0; j < 8; ++j) {
-                    const int code = qs.bits(j, 4 * (p % 2), 4) | qh.bits(j, 4 * n + p, 1) << 4;
-                    q[8 * p + j] = float(code);
+                    q[8 * p + j] = codes.number(j, 0, 5, 0);
                 }
             }
         }

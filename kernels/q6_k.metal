@@ -33,10 +33,10 @@ struct Q6_K : CrumbPlanes<Q6_K> {
             for (int nibble = 0; nibble < 2; ++nibble) {
                 const int p = 2 * nibble + side;
                 scales[p] = d * float(char(packed.bits(2 * p + upper, 0, 8)));
+                const Bytes<8> codes = ql.moved(4 * nibble, 4, 0) | qh.moved(2 * p, 2, 4);
                 UNROLL
                 for (int j = 0; j < 8; ++j) {
-                    const int code = ql.bits(j, 4 * nibble, 4) | qh.bits(j, 2 * p, 2) << 4;
-                    q[8 * p + j] = float(code - 32);
+                    q[8 * p + j] = codes.number(j, 0, 6, 32);
                 }
             }
         }

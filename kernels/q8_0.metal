@@ -22,7 +22,7 @@ struct Q8_0 : InOrder<Q8_0> {
         const Bytes<32> qs = load_bytes<32, 2>(block + 2);
         UNROLL
         for (int j = 0; j < 32; ++j) {
-            q[j] = float(char(qs.bits(j, 0, 8)));
+            q[j] = number_of(qs.words[j / 4] ^ 0x80808080, 8 * (j % 4), 8, 128);
         }
     }
 };

@@ -22,6 +22,9 @@ from .tables import table
 
 __all__ = [
     "DEQUANTIZE",
+    "ENCODE",
+    "ENCODERS",
+    "ENCODE_WEIGHTED",
     "FORMATS",
     "ROWS",
     "SEARCHED_BITS",
@@ -46,6 +49,24 @@ FORMATS = (
 
 #: widths of affine formats that have a kernel for the search; at 1 bit it sorts
 SEARCHED_BITS = (2, 3, 4, 5, 6, 8)
+
+#: formats that have a kernel for encoding → the file of its template
+ENCODERS = {
+    "Q4_0": "encode_symmetric",
+    "Q4_1": "encode_affine",
+    "Q5_0": "encode_symmetric",
+    "Q5_1": "encode_affine",
+    "Q8_0": "encode_q8_0",
+    "Q2_K": "encode_q2_k",
+    "Q3_K": "encode_q3_k",
+    "Q4_K": "encode_q4_k",
+    "Q5_K": "encode_q5_k",
+    "Q6_K": "encode_q6_k",
+    "IQ4_NL": "encode_iq4_nl",
+    "IQ4_XS": "encode_iq4_xs",
+    "TQ1_0": "encode_ternary",
+    "TQ2_0": "encode_ternary",
+}
 
 _INCLUDE = re.compile(r'^#include "([\w/]+)\.metal"\n', re.MULTILINE)
 
@@ -147,6 +168,24 @@ def gather_matmul(height: int, width: int, size: int) -> Kernel:
     return Kernel(f"gather_matmul_{height}x{width}", "gather", ("x", "ids", "wire"), body)
 
 
+_ENCODE = (
+    "encode<FORMAT, {weighted}>(rows, {importance}, rows_shape[1] / FORMAT::weights, "
+    "ulong(rows_shape[0]) * (rows_shape[1] / FORMAT::weights), out, thread_position_in_grid.x);"
+)
+
+#: rows float32 [n, k] → out uint8 [n, bytes]; grid (blocks, 1, 1). The template is in the file that
+#: ENCODERS names.
+ENCODE = Kernel("encode", "encode", ("rows",), _ENCODE.format(weighted="false", importance="rows"))
+
+#: the same with importance, float32 [k]
+ENCODE_WEIGHTED = Kernel(
+    "encode_weighted",
+    "encode",
+    ("rows", "importance"),
+    _ENCODE.format(weighted="true", importance="importance"),
+)
+
+
 def call(name: str, kernel: Kernel) -> str:
     """The kernel's body for the format of that name."""
     return kernel.body.replace("FORMAT", name)
@@ -155,7 +194,8 @@ def call(name: str, kernel: Kernel) -> str:
 @cache
 def header(name: str, *kernels: Kernel) -> str:
     """Everything that the calls of these kernels need for the format of that name."""
-    wanted = dict.fromkeys((name.lower(), *(kernel.file for kernel in kernels)))
+    named = (ENCODERS[name] if kernel.file == "encode" else kernel.file for kernel in kernels)
+    wanted = dict.fromkeys((name.lower(), *named))
     return resolve("".join(f'#include "{file}.metal"\n' for file in wanted))
 
 

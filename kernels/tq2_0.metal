@@ -25,7 +25,7 @@ struct TQ2_0 : CrumbPlanes<TQ2_0> {
         for (int p = 0; p < 4; ++p) {
             UNROLL
             for (int j = 0; j < 8; ++j) {
-                q[8 * p + j] = float(qs.bits(j, 2 * p, 2) - 1);
+                q[8 * p + j] = qs.number(j, 2 * p, 2, 1);
             }
         }
     }

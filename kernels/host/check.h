@@ -73,6 +73,7 @@ struct Run {
     Count inputs, outputs;
     Count fixed;                // arrays before the threadgroup's: inputs, outputs, tables
     Count count;                // all of them
+    Count watched;              // whether accesses are
     Array arrays[MOST_ARRAYS];
     Byte* stacks;               // MOST_LANES of stack_size, the lowest page of each unreadable
     Size stack_size;

@@ -14,7 +14,7 @@ threadgroup memory that nobody wrote; that an element of the output is never wri
 or an index of a thread's own array is out of range.
 
 What it cannot see: a race that only other input reaches, and the GPU's own arithmetic. Accesses of
-96 bits are not watched (nothing loads a float3).
+96 bits are not watched (nothing loads a float3), nor is a thread's own array through a pointer.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy as np
 
 from mlxquant.formats.base import Array
 
+from .arithmetic import CountingCompiler, Operations, counting, operations
 from .compiler import find
 from .failures import CheckFailure
 from .running import Accesses, Call, Library
@@ -107,6 +108,22 @@ class CheckedKernel:
         assert came is not None
         return came
 
+    def operations(
+        self,
+        inputs: Sequence[Array | int | float],
+        grid: tuple[int, int, int],
+        threadgroup: tuple[int, int, int],
+        output_shapes: Sequence[tuple[int, ...]],
+        output_dtypes: Sequence[Any],
+    ) -> Operations:
+        """The same, nothing watched: how much arithmetic it is (arithmetic.py)."""
+        arguments, given, dtypes = self._arguments(inputs, output_dtypes)
+        text, blocks = counting(self.text(arguments))
+        library = Library(self.name, text, self.header, self.source, CountingCompiler)
+        call = self._call(given, grid, threadgroup, output_shapes, dtypes)
+        library.run(call, self.most_steps, watched=False)
+        return operations(blocks, library.loaded)
+
     def _run(
         self,
         inputs: Sequence[Array | int | float],
@@ -122,10 +139,19 @@ class CheckedKernel:
             text = self.text(arguments)
             library = Library(self.name, text, self.header, self.source)
             self._compiled[arguments] = library
-        names = [*self.input_names, *self.output_names]
-        shapes = [tuple(shape) for shape in output_shapes]
-        call = Call(names, given, grid, threadgroup, shapes, dtypes)
+        call = self._call(given, grid, threadgroup, output_shapes, dtypes)
         return library.run(call, self.most_steps, room)
+
+    def _call(
+        self,
+        given: list[Array],
+        grid: tuple[int, int, int],
+        threadgroup: tuple[int, int, int],
+        shapes: Sequence[tuple[int, ...]],
+        dtypes: list[np.dtype[Any]],
+    ) -> Call:
+        names = [*self.input_names, *self.output_names]
+        return Call(names, given, grid, threadgroup, [tuple(s) for s in shapes], dtypes)
 
     def refusal(self, inputs: Sequence[Array | int | float], output_dtypes: Sequence[Any]) -> str:
         """What clang says against the kernel with Metal's address spaces; empty where it takes it.

@@ -122,7 +122,7 @@ static void see(Count array, Size offset, Count size, bool write) {
 // Before `size` bytes are read or written.
 inline void touch(const volatile void* address, Count size, bool write, Size place) {
     const Byte* at = (const Byte*)address;
-    if (Size(at) - stack_begin < stack_size) {
+    if (Size(at) - stack_begin < stack_size || !run->watched) {
         return;
     }
     Size offset = Size(at - last_array->begin);

@@ -21,7 +21,7 @@ from .store import stored
 from .structures import KINDS, MOST_LANES, WHAT, Run, Seen
 from .structures import Array as Room
 
-__all__ = ["Accesses", "Call", "Library"]
+__all__ = ["Accesses", "Call", "CheckCompiler", "Library"]
 
 _FLAGS = (
     *("-x", "c++", "-std=c++17", "-O1", "-w", "-gline-tables-only"),
@@ -29,7 +29,7 @@ _FLAGS = (
     *("-fno-vectorize", "-fno-slp-vectorize", "-fno-builtin"),
     *("-mllvm", "-disable-vector-combine"),
     "-fsanitize=thread,array-bounds,shift-exponent,integer-divide-by-zero",
-    "-fsanitize-coverage=trace-pc",
+    *("-fsanitize-coverage=trace-pc", "-fstack-protector-strong"),
     "-fno-sanitize-link-runtime",
     *("-mllvm", "-tsan-instrument-func-entry-exit=0"),
     *("-mllvm", "-tsan-instrument-read-before-write=1"),
@@ -40,11 +40,12 @@ _STACK = 1 << 18
 _GAP = 1 << 24
 
 
-class _CheckCompiler(Compiler):
-    """A clang that instruments accesses to memory."""
+class CheckCompiler(Compiler):
+    """A clang that puts a call before every access to memory."""
 
     @property
     def flags(self) -> tuple[str, ...]:
+        """Options of every compilation."""
         arm = platform.machine() in ("arm64", "aarch64")
         named = () if sys.platform == "darwin" else ("-Wl,-soname,mlxquant",)
         return (*_FLAGS, *named, "-mcpu=native" if arm else "-march=native")
@@ -57,23 +58,34 @@ class Library:
         name: of the kernel.
         text: its translation unit.
         header, source: what its lines are of.
+        kind: of compiler.
     """
 
-    def __init__(self, name: str, text: str, header: str, source: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        header: str,
+        source: str,
+        kind: type[CheckCompiler] = CheckCompiler,
+    ) -> None:
         self.name, self.header, self.source = name, header, source
         compiler = find()
-        self.compiler = _CheckCompiler(compiler.path, compiler.version)
+        self.compiler = kind(compiler.path, compiler.version)
         self.path = stored(f"check-{name.replace(' ', '-')}", text, self.compiler).path
-        loaded = ctypes.CDLL(str(self.path))
+        self.loaded = loaded = ctypes.CDLL(str(self.path))
         loaded.check_base.restype = ctypes.c_void_p
         loaded.check_run.restype = loaded.check_tables.restype = None
         self.base = loaded.check_base()
         self._run, self._tables = loaded.check_run, loaded.check_tables
 
     def run(
-        self, call: Call, most_steps: int, room: int = 0
+        self, call: Call, most_steps: int, room: int = 0, watched: bool = True
     ) -> tuple[list[Array], Accesses | None]:
         """The outputs, and every access if there is room for that many.
+
+        Args:
+            watched: whether the library was compiled so.
 
         Raises:
             CheckFailure: the kernel did what it must not do.
@@ -81,7 +93,7 @@ class Library:
         """
         run = Run(grid=call.grid, threadgroup=call.threadgroup)
         run.inputs, run.outputs = len(call.inputs), len(call.shapes)
-        run.most_steps = most_steps
+        run.most_steps, run.watched = most_steps, watched
         run.stacks, run.stack_size = _stacks(), _STACK
         memory = _Memory(call)
         keep: list[Any] = []

@@ -71,6 +71,7 @@ class Run(ctypes.Structure):
         ("outputs", ctypes.c_uint32),
         ("fixed", ctypes.c_uint32),
         ("count", ctypes.c_uint32),
+        ("watched", ctypes.c_uint32),
         ("arrays", Array * MOST_ARRAYS),
         ("stacks", ctypes.c_void_p),
         ("stack_size", ctypes.c_uint64),

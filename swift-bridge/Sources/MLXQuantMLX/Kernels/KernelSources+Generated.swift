@@ -133,6 +133,22 @@ inline float load_half(const device uchar* at) {
     return half_of(load16<2>(at));
 }
 
+// Bits `at` to `at + width - 1` of a word, less `zero`, as float. A GPU takes four times as long to
+// convert a whole number, or to shift it, as for anything else here: so bits stay where they are, in
+// the fraction of a power of two whose fraction counts them, and the power is subtracted.
+inline float number_of(uint word, int at, int width, int zero) {
+    const bool low = at + width <= 23;
+    const uint own = low ? word : word >> 16;
+    const int first = low ? at : at - 16;
+    const uint fraction = own & (((1u << width) - 1) << first);
+    return as_type<float>(fraction | uint(150 - first) << 23) - float((1 << (23 - first)) + zero);
+}
+
+// Four bits, one to a byte: each at bit `to` of it.
+inline uint spread(uint four, int to) {
+    return (four & 15) * (0x204081u << to) & (0x01010101u << to);
+}
+
 // `count` bytes, a multiple of 4, in registers.
 template <int count>
 struct Bytes {
@@ -141,6 +157,41 @@ struct Bytes {
     // Bits `shift` to `shift + width - 1` of byte i.
     int bits(int i, int shift, int width) const {
         return int(words[i / 4] >> (8 * (i % 4) + shift) & ((1u << width) - 1));
+    }
+
+    // The same, less `zero`.
+    float number(int i, int shift, int width, int zero) const {
+        return number_of(words[i / 4], 8 * (i % 4) + shift, width, zero);
+    }
+
+    // Of every byte bits `shift` to `shift + width - 1`, as bits `to` and following; the others clear.
+    Bytes moved(int shift, int width, int to) const {
+        const uint mask = ((1u << width) - 1) * 0x01010101 << to;
+        Bytes result;
+        UNROLL
+        for (int i = 0; i < count / 4; ++i) {
+            const uint word = shift > to ? words[i] >> (shift - to) : words[i] << (to - shift);
+            result.words[i] = word & mask;
+        }
+        return result;
+    }
+
+    // What is above bit `shift` of a word, from bit 0 on.
+    Bytes down(int shift) const {
+        Bytes result;
+        UNROLL
+        for (int i = 0; i < count / 4; ++i) {
+            result.words[i] = words[i] >> shift;
+        }
+        return result;
+    }
+
+    Bytes operator|(Bytes other) const {
+        UNROLL
+        for (int i = 0; i < count / 4; ++i) {
+            other.words[i] |= words[i];
+        }
+        return other;
     }
 };
 
@@ -209,14 +260,14 @@ inline uint with_eighth(uint seven) {
 
 // The value, negated where bit j of the mask is set.
 inline float signed_by(float value, uint mask, int j) {
-    return as_type<float>(as_type<uint>(value) ^ (mask >> j & 1) << 31);
+    return as_type<float>(as_type<uint>(value) ^ (mask << (31 - j) & 0x80000000));
 }
 
 // Four codes: a point's coordinates, with signs from bit `at` of the mask on.
 inline void four_signed(uint point, uint mask, int at, thread float* q) {
     UNROLL
     for (int j = 0; j < 4; ++j) {
-        q[j] = signed_by(float(byte_of(point, j)), mask, at + j);
+        q[j] = signed_by(number_of(point, 8 * j, 8, 0), mask, at + j);
     }
 }
 
@@ -225,7 +276,7 @@ inline void eight_shifted(uint point, uint negative, thread float* q) {
     const float shift = negative ? -0.125f : 0.125f;
     UNROLL
     for (int j = 0; j < 8; ++j) {
-        q[j] = float(int(point >> (2 * j) & 3) - 1) + shift;
+        q[j] = number_of(point, 2 * j, 2, 1) + shift;
     }
 }
 
@@ -282,6 +333,32 @@ inline void dequantize_row(
             to[Format::first(int(at.x)) + r * Format::stride + i] = rounded<T>(NAN);
         }
     }
+}
+
+"""##
+        case "e2m1":
+return ##"""
+// Numbers of E2M1: a sign, two bits of exponent, one of fraction. 0, 1/2, 1, 3/2, 2, 3, 4 and 6.
+//
+// Above zeros they are the sign and the uppermost bits of a float16, but that its bias is 14 larger;
+// below 1 it is subnormal, as they are. So two are taken from a word at a time.
+
+#include "blocks.metal"
+
+// Of both halves of a word, the four bits from `at` on: 2^-14 times the numbers.
+inline half2 two_e2m1(uint word, int at) {
+    const uint rest = at < 9 ? word << (9 - at) : word >> (at - 9);
+    return as_type<half2>((rest & 0x0E000E00) | (word << (12 - at) & 0x80008000));
+}
+
+// Of a word's four bytes, the lower (upper = 0) or the upper four bits: twice the numbers. Both of
+// E2M1's zeros are ggml's one: adding 0 takes the sign of the other away.
+inline void four_e2m1(uint word, int upper, thread float* q) {
+    const half2 even = two_e2m1(word, 4 * upper), odd = two_e2m1(word, 4 * upper + 8);
+    q[0] = float(even[0]) * 32768.0f + 0.0f;
+    q[1] = float(odd[0]) * 32768.0f + 0.0f;
+    q[2] = float(even[1]) * 32768.0f + 0.0f;
+    q[3] = float(odd[1]) * 32768.0f + 0.0f;
 }
 
 """##
@@ -969,99 +1046,124 @@ return ##"""
 // A part's codes, with a scale and a bias for each group.
 template <typename Format>
 struct Part {
-    static constant constexpr int groups = Format::chunk / Format::group;
-
-    float q[Format::chunk], scales[groups], biases[groups];
+    float q[Format::chunk];
+    float scales[Format::chunk / Format::group], biases[Format::chunk / Format::group];
 
     void load(const device uchar* block, int part) {
         Format::codes(block, part, q, scales, biases);
     }
+
+    // sum + Σ w·x over group g, of which `product` is Σ q·x and `of_x` Σ x
+    float add_group(float sum, int g, float product, float of_x) const {
+        sum = fma(scales[g], product, sum);
+        return Format::biased ? fma(biases[g], of_x, sum) : sum;
+    }
 };
 
-// The numbers of x for it, and their sum for each group.
+// Of one row of x, whose numbers for a part are at `at`: each of `height` parts of rows of weights
+// adds to its sum, sums[h · step].
+template <typename Format, int height, int step, typename T>
+inline void add_products(const device T* at, const thread Part<Format>* w, thread float* sums) {
+    float products[height], of_x = 0.0f;
+    UNROLL
+    for (int first = 0; first < Format::chunk; first += 8) {
+        float x[8];
+        load_eight(at + offset_in_part<Format>(first), x);
+        UNROLL
+        for (int h = 0; h < height; ++h) {
+            float sum = first % Format::group ? products[h] : 0.0f;
+            UNROLL
+            for (int i = 0; i < 8; ++i) {
+                sum = fma(w[h].q[first + i], x[i], sum);
+            }
+            products[h] = sum;
+        }
+        of_x = first % Format::group ? of_x : 0.0f;
+        UNROLL
+        for (int i = 0; i < 8; ++i) {
+            of_x += x[i];
+        }
+        if ((first + 8) % Format::group == 0) {
+            UNROLL
+            for (int h = 0; h < height; ++h) {
+                const int g = first / Format::group;
+                sums[h * step] = w[h].add_group(sums[h * step], g, products[h], of_x);
+            }
+        }
+    }
+}
+
+// The same for the only row of x, where its numbers are kept and the parts of weights come one after
+// another: bit by bit the same.
 template <typename Format>
-struct PartOfX {
+struct OnlyRow {
     static constant constexpr int groups = Format::chunk / Format::group;
 
-    float values[Format::chunk], sums[groups];
+    float x[Format::chunk], of_x[groups];
 
     template <typename T>
     void load(const device T* at) {
-        load_part<Format>(at, values);
-        if (Format::biased) {
+        load_part<Format>(at, x);
+        UNROLL
+        for (int g = 0; g < groups; ++g) {
+            of_x[g] = 0.0f;
             UNROLL
-            for (int g = 0; g < groups; ++g) {
-                sums[g] = values[g * Format::group];
-                UNROLL
-                for (int i = 1; i < Format::group; ++i) {
-                    sums[g] += values[g * Format::group + i];
-                }
+            for (int i = 0; i < Format::group; ++i) {
+                of_x[g] += x[g * Format::group + i];
             }
         }
     }
 
-    // sum + Σ w·x
     float product_after(float sum, const thread Part<Format>& w) const {
         UNROLL
         for (int g = 0; g < groups; ++g) {
-            float own = 0.0f;
+            float product = 0.0f;
             UNROLL
-            for (int i = 0; i < Format::group; ++i) {
-                own = fma(w.q[g * Format::group + i], values[g * Format::group + i], own);
+            for (int i = g * Format::group; i < g * Format::group + Format::group; ++i) {
+                product = fma(w.q[i], x[i], product);
             }
-            sum = fma(w.scales[g], own, sum);
-            if (Format::biased) {
-                sum = fma(w.biases[g], sums[g], sum);
-            }
+            sum = w.add_group(sum, g, product, of_x[g]);
         }
         return sum;
     }
 };
 
 // A lane's sums of `height` rows from `row` on, sums[h · rows + r] for row r of x: parts `first`,
-// first + step, …, where `step` is a multiple of 32.
+// first + step, …, where `step` is a multiple of 32. A row that is not there stands for the last.
 template <typename Format, int rows, int height, typename T>
 inline void add_parts(
     const thread Product<T>& of, uint row, uint first, uint step, thread float* sums
 ) {
     constexpr uint parts = Format::weights / Format::chunk;
+    if (!of.known || row >= of.n) {
+        return;
+    }
     const int part = int(first % parts);
-    const uint there = of.known && row < of.n ? of.n - row : 0;
-    const device uchar* wire = of.wire + ulong(there ? row : 0) * of.row_bytes;
+    const uint last = of.n - 1 - row;
+    const device uchar* wire = of.wire + ulong(row) * of.row_bytes;
     for (uint block = first / parts; block * Format::weights < of.k; block += step / parts) {
         const device uchar* blocks = wire + block * Format::bytes;
-        const device T* at = of.x + block * Format::weights + Format::first(part);
+        const device T* x = of.x + block * Format::weights + Format::first(part);
         if (rows == 1) {
-            PartOfX<Format> x;
-            x.load(at);
+            OnlyRow<Format> only;
+            only.load(x);
             UNROLL
             for (int h = 0; h < height; ++h) {
-                if (uint(h) < there) {
-                    Part<Format> w;
-                    w.load(blocks + ulong(h) * of.row_bytes, part);
-                    sums[h] = x.product_after(sums[h], w);
-                }
+                Part<Format> w;
+                w.load(blocks + ulong(uint(h) < last ? h : last) * of.row_bytes, part);
+                sums[h] = only.product_after(sums[h], w);
             }
             continue;
         }
         Part<Format> w[height];
         UNROLL
         for (int h = 0; h < height; ++h) {
-            if (uint(h) < there) {
-                w[h].load(blocks + ulong(h) * of.row_bytes, part);
-            }
+            w[h].load(blocks + ulong(uint(h) < last ? h : last) * of.row_bytes, part);
         }
         UNROLL
         for (int r = 0; r < rows; ++r) {
             if (uint(r) < of.m) {
-                PartOfX<Format> x;
-                x.load(at + ulong(r) * of.k);
-                UNROLL
-                for (int h = 0; h < height; ++h) {
-                    if (uint(h) < there) {
-                        sums[h * rows + r] = x.product_after(sums[h * rows + r], w[h]);
-                    }
-                }
+                add_products<Format, height, rows>(x + ulong(r) * of.k, w, sums + r);
             }
         }
     }
@@ -1148,8 +1250,7 @@ return ##"""
 //
 //     w = 2^(e - 127) / 2 · twice the level
 
-#include "blocks.metal"
-#include "tables/TWICE_E2M1.metal"
+#include "e2m1.metal"
 
 struct MXFP4 : InOrder<MXFP4> {
     static constant constexpr int weights = 32, bytes = 17, align = 1, group = 32;
@@ -1165,9 +1266,9 @@ struct MXFP4 : InOrder<MXFP4> {
         scales[0] = half_scale(block[0]);
         const Bytes<16> qs = load_bytes<16, 1>(block + 1);
         UNROLL
-        for (int j = 0; j < 16; ++j) {
-            q[j] = TWICE_E2M1[qs.bits(j, 0, 4)];
-            q[j + 16] = TWICE_E2M1[qs.bits(j, 4, 4)];
+        for (int four = 0; four < 4; ++four) {
+            four_e2m1(qs.words[four], 0, q + 4 * four);
+            four_e2m1(qs.words[four], 1, q + 4 * four + 16);
         }
     }
 };
@@ -1187,8 +1288,7 @@ return ##"""
 //
 //     w = d / 2 · twice the level
 
-#include "blocks.metal"
-#include "tables/TWICE_E2M1.metal"
+#include "e2m1.metal"
 
 struct NVFP4 : InOrder<NVFP4> {
     static constant constexpr int weights = 64, bytes = 36, align = 4, group = 16;
@@ -1207,9 +1307,9 @@ struct NVFP4 : InOrder<NVFP4> {
         for (int g = 0; g < 2; ++g) {
             scales[g] = half_scale(packed >> (8 * g) & 255);
             UNROLL
-            for (int j = 0; j < 8; ++j) {
-                q[16 * g + j] = TWICE_E2M1[qs.bits(8 * g + j, 0, 4)];
-                q[16 * g + j + 8] = TWICE_E2M1[qs.bits(8 * g + j, 4, 4)];
+            for (int four = 0; four < 2; ++four) {
+                four_e2m1(qs.words[2 * g + four], 0, q + 16 * g + 4 * four);
+                four_e2m1(qs.words[2 * g + four], 1, q + 16 * g + 4 * four + 8);
             }
         }
     }
@@ -1367,7 +1467,7 @@ struct Q2_0 : InOrder<Q2_0> {
         const Bytes<8> qs = load_bytes<8, 2>(block + 2 + 8 * part);
         UNROLL
         for (int j = 0; j < 32; ++j) {
-            q[j] = float(qs.bits(j / 4, j % 4 * 2, 2) - 1);
+            q[j] = qs.number(j / 4, j % 4 * 2, 2, 1);
         }
     }
 };
@@ -1409,7 +1509,7 @@ struct Q2_K : CrumbPlanes<Q2_K> {
             biases[p] = -(dmin * float(packed.bits(2 * p + upper, 4, 4)));
             UNROLL
             for (int j = 0; j < 8; ++j) {
-                q[8 * p + j] = float(qs.bits(j, 2 * p, 2));
+                q[8 * p + j] = qs.number(j, 2 * p, 2, 0);
             }
         }
     }
@@ -1447,7 +1547,7 @@ struct Q3_K : CrumbPlanes<Q3_K> {
     ) {
         const int n = part / 4, upper = part / 2 % 2;
         const float d = load_half(block + 108);
-        const Bytes<8> hmask = load_bytes<8, 2>(block + 8 * (part % 4));
+        const Bytes<8> hmask = load_bytes<8, 2>(block + 8 * (part % 4)).down(4 * n);
         const Bytes<8> qs = load_bytes<8, 2>(block + 32 + 8 * part);
         const Bytes<12> packed = load_bytes<12, 2>(block + 96);
         UNROLL
@@ -1457,10 +1557,10 @@ struct Q3_K : CrumbPlanes<Q3_K> {
             const int low = packed.bits(s, 4 * n, 4);
             const int high = packed.bits(8 + s % 4, 2 * (2 * n + s / 4), 2);
             scales[p] = d * float((low | high << 4) - 32);
+            const Bytes<8> codes = qs.moved(2 * p, 2, 0) | hmask.moved(p, 1, 2);
             UNROLL
             for (int j = 0; j < 8; ++j) {
-                const int code = qs.bits(j, 2 * p, 2) | hmask.bits(j, 4 * n + p, 1) << 2;
-                q[8 * p + j] = float(code - 4);
+                q[8 * p + j] = codes.number(j, 0, 3, 4);
             }
         }
     }
@@ -1493,8 +1593,8 @@ struct Q4_0 : InOrder<Q4_0> {
         const Bytes<16> qs = load_bytes<16, 2>(block + 2);
         UNROLL
         for (int j = 0; j < 16; ++j) {
-            q[j] = float(qs.bits(j, 0, 4) - 8);
-            q[j + 16] = float(qs.bits(j, 4, 4) - 8);
+            q[j] = qs.number(j, 0, 4, 8);
+            q[j + 16] = qs.number(j, 4, 4, 8);
         }
     }
 };
@@ -1529,8 +1629,8 @@ struct Q4_1 : InOrder<Q4_1> {
         const Bytes<16> qs = load_bytes<16, 4>(block + 4);
         UNROLL
         for (int j = 0; j < 16; ++j) {
-            q[j] = float(qs.bits(j, 0, 4));
-            q[j + 16] = float(qs.bits(j, 4, 4));
+            q[j] = qs.number(j, 0, 4, 0);
+            q[j + 16] = qs.number(j, 4, 4, 0);
         }
     }
 };
@@ -1572,7 +1672,7 @@ struct Q4_K : NibblePlanes<Q4_K> {
             biases[p] = -(dmin * float(byte_of(packed.mins, s)));
             UNROLL
             for (int j = 0; j < 16; ++j) {
-                q[16 * p + j] = float(qs.bits(j, 4 * p, 4));
+                q[16 * p + j] = qs.number(j, 4 * p, 4, 0);
             }
         }
     }
@@ -1605,10 +1705,16 @@ struct Q5_0 : InOrder<Q5_0> {
         scales[0] = load_half(block);
         const uint qh = load32<2>(block + 2);
         const Bytes<16> qs = load_bytes<16, 2>(block + 6);
+        const Bytes<16> low = qs.moved(0, 4, 0), upper = qs.moved(4, 4, 0);
         UNROLL
-        for (int j = 0; j < 16; ++j) {
-            q[j] = float((qs.bits(j, 0, 4) | int(qh >> j & 1) << 4) - 16);
-            q[j + 16] = float((qs.bits(j, 4, 4) | int(qh >> (j + 16) & 1) << 4) - 16);
+        for (int four = 0; four < 4; ++four) {
+            const uint first = low.words[four] | spread(qh >> (4 * four), 4);
+            const uint second = upper.words[four] | spread(qh >> (4 * four + 16), 4);
+            UNROLL
+            for (int j = 0; j < 4; ++j) {
+                q[4 * four + j] = number_of(first, 8 * j, 5, 16);
+                q[4 * four + j + 16] = number_of(second, 8 * j, 5, 16);
+            }
         }
     }
 };
@@ -1643,10 +1749,16 @@ struct Q5_1 : InOrder<Q5_1> {
         biases[0] = load_half(block + 2);
         const uint qh = load32<4>(block + 4);
         const Bytes<16> qs = load_bytes<16, 4>(block + 8);
+        const Bytes<16> low = qs.moved(0, 4, 0), upper = qs.moved(4, 4, 0);
         UNROLL
-        for (int j = 0; j < 16; ++j) {
-            q[j] = float(qs.bits(j, 0, 4) | int(qh >> j & 1) << 4);
-            q[j + 16] = float(qs.bits(j, 4, 4) | int(qh >> (j + 16) & 1) << 4);
+        for (int four = 0; four < 4; ++four) {
+            const uint first = low.words[four] | spread(qh >> (4 * four), 4);
+            const uint second = upper.words[four] | spread(qh >> (4 * four + 16), 4);
+            UNROLL
+            for (int j = 0; j < 4; ++j) {
+                q[4 * four + j] = number_of(first, 8 * j, 5, 0);
+                q[4 * four + j + 16] = number_of(second, 8 * j, 5, 0);
+            }
         }
     }
 };
@@ -1683,7 +1795,7 @@ struct Q5_K : CrumbPlanes<Q5_K> {
         const int n = part / 4, l = 8 * (part % 4);
         const float d = load_half(block), dmin = load_half(block + 2);
         const KScales packed = load_k_scales(block + 4, n);
-        const Bytes<8> qh = load_bytes<8, 4>(block + 16 + l);
+        const Bytes<8> qh = load_bytes<8, 4>(block + 16 + l).down(4 * n);
         UNROLL
         for (int run = 0; run < 2; ++run) {
             const Bytes<8> qs = load_bytes<8, 4>(block + 48 + 64 * n + 32 * run + l);
@@ -1691,10 +1803,10 @@ struct Q5_K : CrumbPlanes<Q5_K> {
             for (int p = 2 * run; p < 2 * run + 2; ++p) {
                 scales[p] = d * float(byte_of(packed.scales, p));
                 biases[p] = -(dmin * float(byte_of(packed.mins, p)));
+                const Bytes<8> codes = qs.moved(4 * (p % 2), 4, 0) | qh.moved(p, 1, 4);
                 UNROLL
                 for (int j = 0; j < 8; ++j) {
-                    const int code = qs.bits(j, 4 * (p % 2), 4) | qh.bits(j, 4 * n + p, 1) << 4;
-                    q[8 * p + j] = float(code);
+                    q[8 * p + j] = codes.number(j, 0, 5, 0);
                 }
             }
         }
@@ -1739,10 +1851,10 @@ struct Q6_K : CrumbPlanes<Q6_K> {
             for (int nibble = 0; nibble < 2; ++nibble) {
                 const int p = 2 * nibble + side;
                 scales[p] = d * float(char(packed.bits(2 * p + upper, 0, 8)));
+                const Bytes<8> codes = ql.moved(4 * nibble, 4, 0) | qh.moved(2 * p, 2, 4);
                 UNROLL
                 for (int j = 0; j < 8; ++j) {
-                    const int code = ql.bits(j, 4 * nibble, 4) | qh.bits(j, 2 * p, 2) << 4;
-                    q[8 * p + j] = float(code - 32);
+                    q[8 * p + j] = codes.number(j, 0, 6, 32);
                 }
             }
         }
@@ -1776,7 +1888,7 @@ struct Q8_0 : InOrder<Q8_0> {
         const Bytes<32> qs = load_bytes<32, 2>(block + 2);
         UNROLL
         for (int j = 0; j < 32; ++j) {
-            q[j] = float(char(qs.bits(j, 0, 8)));
+            q[j] = number_of(qs.words[j / 4] ^ 0x80808080, 8 * (j % 4), 8, 128);
         }
     }
 };
@@ -2626,14 +2738,6 @@ constant float IQ4_NL_LEVELS[16] = {
 };
 
 """##
-        case "tables/TWICE_E2M1":
-return ##"""
-constant float TWICE_E2M1[16] = {
-    0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 6.0f, 8.0f, 12.0f,
-    0.0f, -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -12.0f
-};
-
-"""##
         case "tq1_0":
 return ##"""
 // TQ1_0: 256 weights of three levels, five to a byte, one scale.
@@ -2662,8 +2766,14 @@ struct TQ1_0 : InOrder<TQ1_0> {
     // 3^i: byte i of 81, 27, 9, 3, 1.
     static uint power_of_three(int i) { return uint(0x511B090301ul >> (8 * i) & 255); }
 
-    static float level(int byte, uint power) {
-        return float(int((uint(byte) * power & 255) * 3 >> 8) - 1);
+    // Of four bytes the digit that the power of three moves up, two bytes at a time.
+    static void four_levels(uint word, uint power, thread float* q) {
+        const uint even = ((word & 0xFF00FF) * power & 0xFF00FF) * 3;
+        const uint odd = ((word >> 8 & 0xFF00FF) * power & 0xFF00FF) * 3;
+        q[0] = number_of(even, 8, 2, 1);
+        q[1] = number_of(odd, 8, 2, 1);
+        q[2] = number_of(even, 24, 2, 1);
+        q[3] = number_of(odd, 24, 2, 1);
     }
 
     static INLINED void codes(
@@ -2674,31 +2784,28 @@ struct TQ1_0 : InOrder<TQ1_0> {
             const Bytes<32> qs = load_bytes<32, 2>(block);
             const uint power = power_of_three(part);
             UNROLL
-            for (int j = 0; j < 32; ++j) {
-                q[j] = level(qs.bits(j, 0, 8), power);
+            for (int four = 0; four < 8; ++four) {
+                four_levels(qs.words[four], power, q + 4 * four);
             }
             return;
         }
         const Bytes<16> qs = load_bytes<16, 2>(block + 32);
         const int digit = 2 * (part - 5);
         UNROLL
-        for (int j = 0; j < 16; ++j) {
-            q[j] = level(qs.bits(j, 0, 8), power_of_three(digit));
+        for (int four = 0; four < 4; ++four) {
+            four_levels(qs.words[four], power_of_three(digit), q + 4 * four);
         }
         if (part < 7) {
             UNROLL
-            for (int j = 0; j < 16; ++j) {
-                q[16 + j] = level(qs.bits(j, 0, 8), power_of_three(digit + 1));
+            for (int four = 0; four < 4; ++four) {
+                four_levels(qs.words[four], power_of_three(digit + 1), q + 16 + 4 * four);
             }
             return;
         }
-        const Bytes<4> qh = load_bytes<4, 2>(block + 48);
+        const uint qh = load32<2>(block + 48);
         UNROLL
-        for (int i = 0; i < 4; ++i) {
-            UNROLL
-            for (int j = 0; j < 4; ++j) {
-                q[16 + 4 * i + j] = level(qh.bits(j, 0, 8), power_of_three(i));
-            }
+        for (int four = 0; four < 4; ++four) {
+            four_levels(qh, power_of_three(four), q + 16 + 4 * four);
         }
     }
 };
@@ -2733,7 +2840,7 @@ struct TQ2_0 : CrumbPlanes<TQ2_0> {
         for (int p = 0; p < 4; ++p) {
             UNROLL
             for (int j = 0; j < 8; ++j) {
-                q[8 * p + j] = float(qs.bits(j, 2 * p, 2) - 1);
+                q[8 * p + j] = qs.number(j, 2 * p, 2, 1);
             }
         }
     }
