@@ -2,18 +2,18 @@
 
     python tests/swift/golden.py --regenerate
 
-writes swift-bridge/Tests/Golden/formats.bin; test_generated.py fails where that file is not what is
-made here. All numbers are little-endian, and a text is its length in a byte, then UTF-8:
+writes swift-bridge/Tests/Golden/formats.bin; test_generated.py fails where that file is not what
+is made here. Numbers are little-endian, and a text is its length in a byte, then UTF-8:
 
-    magic            8 bytes, "MQGOLD1\\0"
-    vectors          u32 count, then of each: name text, rows u32, columns u32, parts u8, of each part
-                     u32 bytes and these; rows · columns float32
-    digests          u32 count, then of each: name text, seed u64, blocks u32, SHA-256 of the floats,
-                     SHA-256 of the same as float16
+    magic       8 bytes, "MQGOLD1\\0"
+    vectors     u32 count, then of each: name text, rows u32, columns u32, parts u8, of each part
+                u32 bytes and these; rows · columns float32
+    digests     u32 count, then of each: name text, seed u64, blocks u32, SHA-256 of the floats,
+                SHA-256 of the same as float16
 
-A vector is small and tells where two decoders differ. A digest covers many blocks of any bytes: part p
-is the output of SplitMix64 from seed + p. NaN is 0x7FC00000 and 0x7E00 in both, whatever NaN it was;
-but in F32, F16 and BF16, whose floats are the file's own.
+A vector is small and tells where two decoders differ. A digest covers many blocks of any bytes:
+part p is the output of SplitMix64 from seed + p. NaN is 0x7FC00000 and 0x7E00 in both, whatever NaN
+it was; but in F32, F16 and BF16, whose floats are the file's own.
 
 A name is a format's; behind `/` stands the type of scales and arithmetic, for MLX's formats.
 """
@@ -38,8 +38,8 @@ TARGET = Path(__file__).resolve().parents[2] / "swift-bridge/Tests/Golden/format
 #: whose floats are the file's own, NaN included
 _EXACT = ("F32", "F16", "BF16")
 
-#: kind of a scale → bytes of it, and its bits where it is zero of both signs, the smallest number and
-#: infinite (or the largest where there is no infinity)
+#: kind of a scale → bytes of it, and its bits where it is zero of both signs, the smallest number
+#: and infinite (or the largest where there is no infinity)
 _EDGES: dict[str, tuple[int, tuple[int, ...]]] = {
     "F16": (2, (0, 0x8000, 0x0001, 0x7C00)),
     "BF16": (2, (0, 0x8000, 0x0001, 0x7F80)),
@@ -98,8 +98,8 @@ def _text(text: str) -> bytes:
 
 
 def _vector(name: str, fmt: Format, seed: int) -> bytes:
-    """Rows of all bits clear, of all set, of any bytes, and of any codes under scales at the edges of
-    their type."""
+    """Rows of all bits clear, of all set, of any bytes, and of any codes under scales at the edges
+    of their type."""
     blocks = max(1, 64 // fmt.block_size)
     wire = []
     for index, part in enumerate(fmt.parts):

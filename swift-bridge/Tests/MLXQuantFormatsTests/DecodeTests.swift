@@ -83,7 +83,8 @@ private func decode(_ format: WeightFormat, _ wire: [[UInt8]], blocks: Int) thro
     return out
 }
 
-private func decodeHalves(_ format: WeightFormat, _ wire: [[UInt8]], blocks: Int) throws -> [UInt16] {
+private func decodeHalves(_ format: WeightFormat, _ wire: [[UInt8]], blocks: Int) throws -> [UInt16]
+{
     var out = [UInt16](repeating: 0, count: blocks * format.blockSize)
     try withBuffers(wire) { buffers in
         try out.withUnsafeMutableBufferPointer { out in
@@ -93,16 +94,14 @@ private func decodeHalves(_ format: WeightFormat, _ wire: [[UInt8]], blocks: Int
     return out
 }
 
-/// Copies of the parts at addresses that are multiples of 1 only, each ending where its bytes do.
-private func withBuffers(_ wire: [[UInt8]], _ body: ([UnsafeRawBufferPointer]) throws -> Void) throws {
-    let copies = wire.map { bytes in
-        let room = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count + 1, alignment: 64)
-        let copy = UnsafeMutableRawBufferPointer(rebasing: room[1...])
-        copy.copyBytes(from: bytes)
-        return (room, copy)
-    }
-    defer { copies.forEach { $0.0.deallocate() } }
-    try body(copies.map { UnsafeRawBufferPointer($0.1) })
+/// Copies of the parts, each of them before memory that nobody may read.
+private func withBuffers(_ wire: [[UInt8]], _ body: ([UnsafeRawBufferPointer]) throws -> Void)
+    throws
+{
+    let copies = try wire.map { try MappedFile(copying: $0, as: "part") }
+    // the copies live to the end of the call, and their bytes as long as they
+    try body(copies.map { copy in copy.withUnsafeBytes { $0 } })
+    withExtendedLifetime(copies) {}
 }
 
 private func sha256<Number>(_ values: [Number]) -> String {

@@ -3,40 +3,75 @@
 /// Numbers and sizes are those of ggml's `enum ggml_type` and of its block structures
 /// (<https://github.com/ggml-org/llama.cpp>, `ggml/include/ggml.h`, `ggml/src/ggml-common.h`).
 public enum GGMLType: UInt32, Sendable, Hashable, CaseIterable {
+    /// 32-bit floats.
     case f32 = 0
+    /// 16-bit floats of IEEE 754.
     case f16 = 1
+    /// 4 bits and a scale for 32 weights.
     case q4_0 = 2
+    /// 4 bits, a scale and an offset for 32 weights.
     case q4_1 = 3
+    /// 5 bits and a scale for 32 weights.
     case q5_0 = 6
+    /// 5 bits, a scale and an offset for 32 weights.
     case q5_1 = 7
+    /// 8 bits and a scale for 32 weights.
     case q8_0 = 8
+    /// 8 bits, a scale and a sum for 32 activations; not decoded here.
     case q8_1 = 9
+    /// 2 bits, in super-blocks with scales and minimums.
     case q2_K = 10
+    /// 3 bits, in super-blocks with scales.
     case q3_K = 11
+    /// 4 bits, in super-blocks with scales and minimums.
     case q4_K = 12
+    /// 5 bits, in super-blocks with scales and minimums.
     case q5_K = 13
+    /// 6 bits, in super-blocks with scales.
     case q6_K = 14
+    /// 8 bits and a scale for 256 activations.
     case q8_K = 15
+    /// Points of a codebook of 256, with signs, at 2.06 bits.
     case iq2_xxs = 16
+    /// Points of a codebook of 512, with signs, at 2.31 bits.
     case iq2_xs = 17
+    /// Points of a codebook of 256, with signs, at 3.06 bits.
     case iq3_xxs = 18
+    /// Shifted points of a codebook of 2048, at 1.56 bits.
     case iq1_s = 19
+    /// 4 bits that name levels, and a scale for 32 weights.
     case iq4_nl = 20
+    /// Points of a codebook of 512, with signs, at 3.44 bits.
     case iq3_s = 21
+    /// Points of a codebook of 1024, with signs, at 2.56 bits.
     case iq2_s = 22
+    /// 4 bits that name levels, in super-blocks with scales.
     case iq4_xs = 23
+    /// Signed 8-bit integers.
     case i8 = 24
+    /// Signed 16-bit integers.
     case i16 = 25
+    /// Signed 32-bit integers.
     case i32 = 26
+    /// Signed 64-bit integers.
     case i64 = 27
+    /// 64-bit floats.
     case f64 = 28
+    /// Shifted points of a codebook of 2048, at 1.75 bits.
     case iq1_m = 29
+    /// The upper halves of 32-bit floats.
     case bf16 = 30
+    /// Three levels, five weights to a byte.
     case tq1_0 = 34
+    /// Three levels, four weights to a byte.
     case tq2_0 = 35
+    /// 4-bit floats, a power of two for 32 weights.
     case mxfp4 = 39
+    /// 4-bit floats, an 8-bit float for 16 weights.
     case nvfp4 = 40
+    /// Signs, and a scale for 128 weights.
     case q1_0 = 41
+    /// 2 bits and a scale for 64 weights.
     case q2_0 = 42
 
     /// llama.cpp's name, such as `Q4_K`.

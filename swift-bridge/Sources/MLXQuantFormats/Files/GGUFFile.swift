@@ -34,7 +34,10 @@ public struct GGUFFile: Sendable {
     /// - Throws: ``FormatError`` if the file is missing or no GGUF file, its header lies, or it is
     ///   cut short; with the key or tensor, the byte, the value and the limit.
     public init(_ path: String) throws(FormatError) {
-        let file = try MappedFile(path)
+        try self.init(try MappedFile(path))
+    }
+
+    init(_ file: MappedFile) throws(FormatError) {
         self = try file.withUnsafeBytes { (bytes) throws(FormatError) in
             var reader = GGUFHeaderReader(file, bytes)
             return try reader.read()

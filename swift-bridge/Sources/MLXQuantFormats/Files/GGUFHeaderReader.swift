@@ -119,7 +119,11 @@ struct GGUFHeaderReader {
         guard !overflow, need <= bytes.count - 24 else {
             let reason = "\(count) exceeds the file, which has \(bytes.count) bytes and would need"
             let total = Natural(product: [count, UInt64(least)])
-            throw cursor.fail("\(what) count", "\(reason) \(total) or more: truncated, or a lie", start)
+            throw cursor.fail(
+                "\(what) count",
+                "\(reason) \(total) or more: truncated, or a lie",
+                start
+            )
         }
         guard count <= limit else {
             throw cursor.fail("\(what) count", "\(count), the limit is \(limit)", start)

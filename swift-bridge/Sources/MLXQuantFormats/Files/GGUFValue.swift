@@ -1,17 +1,30 @@
 /// The types of a GGUF file's metadata, by their numbers in the file.
 public enum GGUFValueType: UInt32, Sendable, Hashable, CaseIterable {
+    /// An unsigned 8-bit integer.
     case u8 = 0
+    /// A signed 8-bit integer.
     case i8 = 1
+    /// An unsigned 16-bit integer.
     case u16 = 2
+    /// A signed 16-bit integer.
     case i16 = 3
+    /// An unsigned 32-bit integer.
     case u32 = 4
+    /// A signed 32-bit integer.
     case i32 = 5
+    /// A 32-bit float.
     case f32 = 6
+    /// A truth value.
     case bool = 7
+    /// A text.
     case string = 8
+    /// Values of one type.
     case array = 9
+    /// An unsigned 64-bit integer.
     case u64 = 10
+    /// A signed 64-bit integer.
     case i64 = 11
+    /// A 64-bit float.
     case f64 = 12
 
     /// In errors and tables: `u32`, `str`, `arr`, ….
@@ -139,6 +152,7 @@ public struct GGUFValue: Sendable {
     /// is no such array.
     ///
     /// - Parameter body: what to do with a text's bytes, which are valid for that call only.
+    /// - Throws: what `body` throws.
     public func forEachText<Failure: Error>(
         _ body: (UnsafeRawBufferPointer) throws(Failure) -> Void
     ) throws(Failure) {

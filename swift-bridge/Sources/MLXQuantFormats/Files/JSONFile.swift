@@ -44,7 +44,11 @@ extension JSON {
                 case .named(let field): throw fail(field, error.offset, error.reason)
                 case .syntax:
                     let line = bytes[..<(error.offset ?? 0)].count { $0 == UInt8(ascii: "\n") } + 1
-                    throw fail("line \(line)", error.offset, what ?? "invalid JSON: \(error.reason)")
+                    throw fail(
+                        "line \(line)",
+                        error.offset,
+                        what ?? "invalid JSON: \(error.reason)"
+                    )
                 }
             }
             guard case .object(let object) = value else {
@@ -72,7 +76,9 @@ extension JSON {
             return (first, last)
         }
         guard ends.0 == UInt8(ascii: "{") else {
-            throw fail("content", 0, what ?? "'{' expected; is it cut short?")
+            let list = ends.0 == UInt8(ascii: "[")
+            let reason = list ? "an object {…} expected, found a list" : "'{' expected"
+            throw fail("content", 0, what ?? "\(reason); is it cut short?")
         }
         guard ends.1 == UInt8(ascii: "}") else {
             throw fail("content", file.size, what ?? "'}' expected; is it cut short?")

@@ -10,6 +10,7 @@ public final class MappedFile: Sendable {
 
     // Immutable for as long as the object lives, and so safe to share.
     nonisolated(unsafe) private let base: UnsafeRawPointer?
+    nonisolated(unsafe) private let mapping: UnsafeRawBufferPointer
 
     /// Maps a regular file.
     ///
@@ -34,17 +35,30 @@ public final class MappedFile: Sendable {
         self.path = path
         guard size > 0 else {
             base = nil
+            mapping = UnsafeRawBufferPointer(start: nil, count: 0)
             return
         }
         switch mapFile(descriptor, size: size) {
         case .success(let mapped): base = mapped
         case .failure(let problem): throw fail("cannot be mapped: \(problem.text)")
         }
+        mapping = UnsafeRawBufferPointer(start: base, count: size)
+    }
+
+    /// A copy of bytes under a file's name, which end where no memory is: a read beyond them traps.
+    init(copying bytes: [UInt8], as path: String) throws(FormatError) {
+        self.path = path
+        size = bytes.count
+        switch mapGuarded(bytes) {
+        case .success(let mapped): (base, mapping) = mapped
+        case .failure(let problem):
+            throw FormatError(.file, file: path, field: "memory", reason: problem.text)
+        }
     }
 
     deinit {
-        if let base {
-            unmapFile(base, size: size)
+        if let start = mapping.baseAddress {
+            unmapFile(start, size: mapping.count)
         }
     }
 
@@ -57,6 +71,7 @@ public final class MappedFile: Sendable {
     ///
     /// - Parameter body: what to do with them.
     /// - Returns: what `body` returns.
+    /// - Throws: what `body` throws.
     public func withUnsafeBytes<Result, Failure: Error>(
         _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
     ) throws(Failure) -> Result {
@@ -93,6 +108,7 @@ public struct FileRegion: Sendable {
     ///
     /// - Parameter body: what to do with them.
     /// - Returns: what `body` returns.
+    /// - Throws: what `body` throws.
     public func withUnsafeBytes<Result, Failure: Error>(
         _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
     ) throws(Failure) -> Result {

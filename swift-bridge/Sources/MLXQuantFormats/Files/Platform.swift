@@ -27,7 +27,9 @@ func systemReason() -> String {
 /// Pipes, sockets and devices are opened without waiting on them, and so can be refused.
 ///
 /// - Returns: the descriptor, what it is and its size in bytes; or the system's reason.
-func openForReading(_ path: String) -> Result<(descriptor: Int32, kind: PathKind, size: Int), Reason> {
+func openForReading(_ path: String) -> Result<
+    (descriptor: Int32, kind: PathKind, size: Int), Reason
+> {
     guard !path.utf8.contains(0) else { return .failure(Reason("a path with a NUL")) }
     let descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC)
     guard descriptor >= 0 else { return .failure(Reason(systemReason())) }
@@ -52,13 +54,35 @@ func mapFile(_ descriptor: Int32, size: Int) -> Result<UnsafeRawPointer, Reason>
     return .success(UnsafeRawPointer(found))
 }
 
-/// Ends a mapping of `mapFile`.
+/// A copy of bytes that ends at a page which nobody may read, and the mapping that holds both.
+func mapGuarded(
+    _ bytes: [UInt8]
+) -> Result<(UnsafeRawPointer?, UnsafeRawBufferPointer), Reason> {
+    let page = Int(sysconf(Int32(_SC_PAGESIZE)))
+    let room = (bytes.count + page - 1) / page * page
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS
+    let found = mmap(nil, room + page, PROT_READ | PROT_WRITE, flags, -1, 0)
+    guard let found, found != MAP_FAILED, mprotect(found + room, page, PROT_NONE) == 0 else {
+        return .failure(Reason(systemReason()))
+    }
+    let start = found + (room - bytes.count)
+    start.copyMemory(from: bytes, byteCount: bytes.count)
+    return .success(
+        (
+            UnsafeRawPointer(start), UnsafeRawBufferPointer(start: found, count: room + page)
+        )
+    )
+}
+
+/// Ends a mapping.
 func unmapFile(_ base: UnsafeRawPointer, size: Int) {
     munmap(UnsafeMutableRawPointer(mutating: base), size)
 }
 
 /// Reads up to `buffer.count` bytes at `offset`; fewer at the file's end, nil where it fails.
-func readFile(_ descriptor: Int32, into buffer: UnsafeMutableRawBufferPointer, at offset: Int) -> Int? {
+func readFile(_ descriptor: Int32, into buffer: UnsafeMutableRawBufferPointer, at offset: Int)
+    -> Int?
+{
     let got = pread(descriptor, buffer.baseAddress, buffer.count, off_t(offset))
     return got < 0 ? nil : got
 }
@@ -83,7 +107,8 @@ func linkTarget(_ path: String) -> String? {
     guard !path.utf8.contains(0) else { return nil }
     var buffer = [CChar](repeating: 0, count: 4096)
     let count = readlink(path, &buffer, buffer.count)
-    return count < 0 ? nil : String(decoding: buffer[..<count].map(UInt8.init(bitPattern:)), as: UTF8.self)
+    return count < 0
+        ? nil : String(decoding: buffer[..<count].map(UInt8.init(bitPattern:)), as: UTF8.self)
 }
 
 /// The path with all links resolved; nil where it leads nowhere.

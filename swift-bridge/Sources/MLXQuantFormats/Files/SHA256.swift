@@ -51,8 +51,14 @@ public struct SHA256Digest: Sendable {
 /// FIPS 180-4, section 6.2; also compiled where CryptoKit is used, for its tests.
 struct PlainSHA256: Sendable {
     private var hash = SIMD8<UInt32>(
-        0x6A09_E667, 0xBB67_AE85, 0x3C6E_F372, 0xA54F_F53A,
-        0x510E_527F, 0x9B05_688C, 0x1F83_D9AB, 0x5BE0_CD19
+        0x6A09_E667,
+        0xBB67_AE85,
+        0x3C6E_F372,
+        0xA54F_F53A,
+        0x510E_527F,
+        0x9B05_688C,
+        0x1F83_D9AB,
+        0x5BE0_CD19
     )
     private var rest: [UInt8] = []
     private var count: UInt64 = 0

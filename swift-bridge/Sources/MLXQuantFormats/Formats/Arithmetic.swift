@@ -37,6 +37,9 @@ func halfBits(_ value: Float) -> UInt16 {
 /// The types in which MLX held the weights and does arithmetic: each operation in `Float`, its result
 /// rounded.
 protocol Rounding {
+    /// Whether the type holds a level of E2M1 times any power of two that a byte of E8M0 stands for,
+    /// as long as a `Float` does.
+    static var holdsE2M1: Bool { get }
     /// The nearest value that the type holds.
     static func rounded(_ value: Float) -> Float
     /// A stored number; exact.
@@ -44,6 +47,8 @@ protocol Rounding {
 }
 
 enum RoundToFloat: Rounding {
+    static var holdsE2M1: Bool { true }
+
     @inline(__always)
     static func rounded(_ value: Float) -> Float { value }
 
@@ -54,6 +59,8 @@ enum RoundToFloat: Rounding {
 }
 
 enum RoundToHalf: Rounding {
+    static var holdsE2M1: Bool { false }
+
     @inline(__always)
     static func rounded(_ value: Float) -> Float { float(half: halfBits(value)) }
 
@@ -64,6 +71,8 @@ enum RoundToHalf: Rounding {
 }
 
 enum RoundToBFloat: Rounding {
+    static var holdsE2M1: Bool { true }
+
     @inline(__always)
     static func rounded(_ value: Float) -> Float {
         let bits = value.bitPattern

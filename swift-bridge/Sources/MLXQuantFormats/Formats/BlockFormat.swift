@@ -34,7 +34,8 @@ extension WeightFormat {
                     }
                 },
                 halves: { wire, count, out in
-                    withUnsafeTemporaryAllocation(of: Float.self, capacity: Blocks.weights) { room in
+                    withUnsafeTemporaryAllocation(of: Float.self, capacity: Blocks.weights) {
+                        room in
                         guard let floats = room.baseAddress else { return }
                         for block in 0..<count {
                             Blocks.decode(wire.weight + block &* Blocks.bytes, floats)

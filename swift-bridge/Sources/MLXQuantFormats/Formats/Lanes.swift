@@ -93,7 +93,8 @@ func store(_ values: SIMD8<Float>, _ out: UnsafeMutablePointer<Float>) {
 @inline(__always)
 func twiceE2M1(_ codes: SIMD16<UInt8>) -> SIMD16<UInt8> {
     let low = codes & SIMD16<UInt8>(repeating: 3)
-    let more = low &+ ((low & (low &>> SIMD16<UInt8>(repeating: 1))) &<< SIMD16<UInt8>(repeating: 1))
+    let more =
+        low &+ ((low & (low &>> SIMD16<UInt8>(repeating: 1))) &<< SIMD16<UInt8>(repeating: 1))
     let upper = SIMD16<UInt8>(repeating: 0) &- (codes &>> SIMD16<UInt8>(repeating: 2))
     return codes &+ (more & upper)
 }

@@ -34,7 +34,8 @@ func readConfiguration(_ folder: Folder) throws(FormatError) -> JSONObject {
     guard folder.names.contains("config.json") else {
         let gguf = folder.names.first { $0.lowercased().hasSuffix(".gguf") }
         let reason =
-            gguf.map { "this is no folder of MLX's: open \($0) itself" } ?? "this is no model folder"
+            gguf.map { "this is no folder of MLX's: open \($0) itself" }
+            ?? "this is no model folder"
         throw FormatError(
             .model,
             file: folder.path,
@@ -125,8 +126,10 @@ private func autoMapFiles(_ path: String, _ autoMap: JSON?) throws(FormatError) 
             throw FormatError(.model, file: path, field: "auto_map", reason: reason)
         }
         let module = name.lastIndex(of: ".").map { name[..<$0] } ?? name[...]
-        files.insert(module.split(separator: ".", omittingEmptySubsequences: false)
-            .joined(separator: "/") + ".py")
+        files.insert(
+            module.split(separator: ".", omittingEmptySubsequences: false)
+                .joined(separator: "/") + ".py"
+        )
     }
     return files.sorted()
 }

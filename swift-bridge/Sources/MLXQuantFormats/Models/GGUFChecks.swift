@@ -127,7 +127,8 @@ private func checkIntegers(
         return
     }
     let index = items?.firstIndex { !bounds.contains($0) } ?? 0
-    let item = items.map { String($0[index]) } ?? value.strings.map { quote($0[index]) } ?? value.kind
+    let item =
+        items.map { String($0[index]) } ?? value.strings.map { quote($0[index]) } ?? value.kind
     let reason = "implausible model: \(item) for layer \(index)"
     throw file.fail(key, "\(reason), \(bounds.lowerBound) to \(bounds.upperBound) expected")
 }

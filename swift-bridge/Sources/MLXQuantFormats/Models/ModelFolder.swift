@@ -79,6 +79,17 @@ public struct ModelFolder: Sendable {
     }
 }
 
+extension ModelFolder {
+    /// Reads tokenizer.json, of which opening looks at the ends only: all of it takes longer than all
+    /// the rest.
+    ///
+    /// - Returns: what it holds; nil where there is none.
+    /// - Throws: ``FormatError`` if it is no JSON object.
+    public func tokenizer() throws(FormatError) -> JSONObject? {
+        try side(try Folder(path), "tokenizer.json", JSON.Limit.tokenizer)
+    }
+}
+
 extension Weight {
     /// An array that is no part of a packed weight.
     init(_ tensor: StoredTensor) {

@@ -40,7 +40,8 @@ struct PackedLayers {
             return
         }
         for stem in packed {
-            guard let weight = shards["\(stem).weight"], let scales = shards["\(stem).scales"] else {
+            guard let weight = shards["\(stem).weight"], let scales = shards["\(stem).scales"]
+            else {
                 continue
             }
             let layer = Layer(stem: stem, weight: weight, scales: scales)
@@ -74,7 +75,8 @@ struct PackedLayers {
             let scales = "\(groups) scales (\(layer.scales.type.rawValue)) a row"
             let means = fitting.map(\.described).joined(separator: " or ")
             let reason = "conflict: \(saidBy) says \(scheme.described), but"
-            let holds = "\(layer.weight.region.file.name) holds \(words) packed columns and \(scales)"
+            let holds =
+                "\(layer.weight.region.file.name) holds \(words) packed columns and \(scales)"
             throw refuse(
                 "layer \(quote(layer.stem))",
                 "\(reason) \(holds): \(means.isEmpty ? "nothing that MLX has" : means)"

@@ -74,7 +74,8 @@ struct Shards {
         let named = Set(weightMap.map(\.tensor))
         let missing = stored.filter { !named.contains($0.name) }
         if let first = missing.first {
-            let reason = "leaves out \(missing.count) tensors that its shards hold: \(first.name), …"
+            let reason =
+                "leaves out \(missing.count) tensors that its shards hold: \(first.name), …"
             notes.append("\(indexName) \(reason)")
         }
     }
@@ -82,14 +83,17 @@ struct Shards {
 
 /// The types that are read.
 private let mlxTypes: Set<ElementType> = [
-    .bool, .u8, .i8, .f8e4m3, .f8e5m2, .f8e8m0, .u16, .i16, .f16, .bf16, .u32, .i32, .f32, .u64, .i64,
+    .bool, .u8, .i8, .f8e4m3, .f8e5m2, .f8e8m0, .u16, .i16, .f16, .bf16, .u32, .i32, .f32, .u64,
+    .i64,
     .f64, .c64,
 ]
 
 /// What the index names, or the files that are there.
 private func findShards(
     _ folder: Folder
-) throws(FormatError) -> (weightMap: [(tensor: String, shard: String)], paths: [String], notes: [String]) {
+) throws(FormatError) -> (
+    weightMap: [(tensor: String, shard: String)], paths: [String], notes: [String]
+) {
     let present = folder.names.filter { $0.hasSuffix(".safetensors") }
     var weightMap: [(tensor: String, shard: String)] = []
     let names: [String]

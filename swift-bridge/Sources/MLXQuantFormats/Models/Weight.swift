@@ -25,7 +25,11 @@ public struct Weight: Sendable {
         self.format = format
         self.parts = parts
         columns = shape.last ?? 1
-        rows = shape.dropLast().reduce(1, *)
+        // dimensions without a weight in them may be of any size
+        rows = shape.dropLast().reduce(1) { product, dimension in
+            let (rows, overflow) = product.multipliedReportingOverflow(by: dimension)
+            return overflow ? 0 : rows
+        }
         let blocks = rows * columns / format.blockSize
         precondition(
             zip(parts, format.parts).allSatisfy { $0.count == blocks * $1.blockBytes },

@@ -21,8 +21,10 @@ struct MXFP4Groups<Floats: Rounding>: GroupFormat {
         // half of it is exact too
         let half = Floats.rounded(scale) * 0.5
         storeE2M1(bytes16(wire.weight, 16 &* group), half, out)
-        for index in 0..<32 {
-            out[index] = Floats.rounded(out[index])
+        if !Floats.holdsE2M1 {
+            for index in 0..<32 {
+                out[index] = Floats.rounded(out[index])
+            }
         }
     }
 }
