@@ -17,10 +17,12 @@ import pytest
 import support
 import tiny_models
 from mlx_lm.generate import generate_step
-from swift_package import run_swift, swift_logits
+from swift.runtime import run_runtime, swift_logits
 
 import mlxquant
 from mlxquant.assets import BUNDLED_MODEL
+
+pytestmark = pytest.mark.xdist_group("swift")
 
 PROMPTS = (
     "The old house stood on the hill.",
@@ -87,7 +89,7 @@ def test_the_bundled_model_says_the_same(name: str, variant: Any) -> None:
     model, tokenizer = mlxquant.load(path, dtype="float32")
     for prompt in PROMPTS:
         tokens = tokenizer.encode(prompt)
-        done = run_swift(
+        done = run_runtime(
             "generate", path, "--raw", "-p", prompt, "--temp", "0", "-m", "64", "--json", "--quiet"
         )
         assert done.returncode == 0, done.stderr
@@ -205,7 +207,7 @@ def test_every_kind_of_loop(options: tuple[str, ...], tmp_path: Path) -> None:
 
 def test_a_seed_makes_the_same_text_and_another_one_another() -> None:
     def text(seed: int) -> str:
-        done = run_swift(
+        done = run_runtime(
             *("generate", BUNDLED_MODEL, "-p", "Tell me.", "--temp", "1", "-m", "40"),
             *("--seed", str(seed), "--quiet"),
         )
@@ -220,7 +222,7 @@ def test_the_chat_template_is_that_of_python() -> None:
     _, tokenizer = mlxquant.load(BUNDLED_MODEL)
     messages = [{"role": "user", "content": "Who are you?"}]
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-    done = run_swift("generate", BUNDLED_MODEL, "-p", "Who are you?", "--json", "-m", "1")
+    done = run_runtime("generate", BUNDLED_MODEL, "-p", "Who are you?", "--json", "-m", "1")
     assert json.loads(done.stdout)["prompt_tokens"] == len(expected)
 
 
@@ -240,7 +242,7 @@ def test_the_chat_template_is_that_of_python() -> None:
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments: tuple[Any, ...], says: str) -> None:
-    done = run_swift("generate", *arguments)
+    done = run_runtime("generate", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
@@ -249,6 +251,6 @@ def test_what_is_wrong_is_said_in_one_line(arguments: tuple[Any, ...], says: str
 
 def test_a_token_that_the_model_lacks_is_refused(tmp_path: Path) -> None:
     path = tiny_models.make(tmp_path / "m", "llama")
-    done = run_swift("generate", path, "--raw", "-p", "The old house stood on the hill.")
+    done = run_runtime("generate", path, "--raw", "-p", "The old house stood on the hill.")
     assert done.returncode == 2
     assert "the model has 320" in done.stderr

@@ -14,6 +14,7 @@ protocol BlockProduct: Sendable {
     ///   - sums: of sixteen activations each.
     ///   - low: what is the same for many weights is subtracted here. Lanes of a vector must all go
     ///     through the same, or the compiler takes them apart.
+    /// - Returns: four sums, to be added up.
     static func dot(
         _ block: UnsafeRawPointer,
         _ x: UnsafePointer<Float>,

@@ -168,7 +168,7 @@ struct GroupRows: MatrixRows {
         }
     }
 
-    /// - Parameter dot: of sixteen bytes of codes.
+    /// Multiplies by `dot`, which is one of sixteen bytes of codes.
     @inline(__always)
     private func multiply(
         _ rows: Range<Int>,

@@ -1,49 +1,25 @@
-"""The Swift package, built: where its executable is, and what it answers."""
+"""What the Swift package's runtime answers: its executable and the probes in it."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import support
+from swift import toolchain
 
-__all__ = ["executable", "probe", "run_swift", "swift_logits", "tokenize"]
-
-
-@cache
-def executable() -> Path:
-    """`mlxquant-swift`, built in release mode; a test that asks for it ends where there is no Swift.
-
-    Several test processes may ask at once: one builds, the others wait.
-    """
-    swift = shutil.which("swift", path=f"{os.environ.get('PATH', '')}:/opt/swift/usr/bin")
-    if swift is None:
-        support.unchecked("swift", "the Swift package's tokenizer, templates and runtime")
-    build = support.REPOSITORY / ".build"
-    build.mkdir(exist_ok=True)
-    with (build / "mlxquant-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        command = [swift, "build", "-c", "release", "--product", "mlxquant-swift", "-j", "2"]
-        done = subprocess.run(
-            command, cwd=support.REPOSITORY, capture_output=True, encoding="utf-8", check=False
-        )
-    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    return build / "release" / "mlxquant-swift"
+__all__ = ["probe", "run_runtime", "swift_logits", "tokenize"]
 
 
-def run_swift(*args: str | os.PathLike[str], input: str = "") -> subprocess.CompletedProcess[str]:
+def run_runtime(*args: str | os.PathLike[str], input: str = "") -> subprocess.CompletedProcess[str]:
     """`mlxquant-swift ARGS…` as a process."""
     return subprocess.run(
-        [executable(), *args],
+        [toolchain.program("mlxquant-swift"), *args],
         input=input,
         capture_output=True,
         encoding="utf-8",
@@ -57,7 +33,7 @@ def probe(name: str, request: dict[str, Any], *before: str | os.PathLike[str]) -
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "request.json"
         file.write_text(json.dumps(request), encoding="utf-8")
-        done = run_swift(f"probe-{name}", *before, file)
+        done = run_runtime(f"probe-{name}", *before, file)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -86,6 +62,6 @@ def swift_logits(
     with tempfile.TemporaryDirectory() as folder:
         file, out = Path(folder) / "request.json", Path(folder) / "scores.f32"
         file.write_text(json.dumps(request), encoding="utf-8")
-        done = run_swift("probe-logits", model, file, out)
+        done = run_runtime("probe-logits", model, file, out)
         assert done.returncode == 0, done.stderr
         return np.fromfile(out, np.float32).reshape(len(tokens), -1)
