@@ -195,8 +195,10 @@ FORMATS = [
 
 @pytest.mark.parametrize("options", FORMATS, ids=" ".join)
 def test_every_kind_of_loop(options: tuple[str, ...], tmp_path: Path) -> None:
-    out = tmp_path / ("m.gguf" if options[0] == "--type" else "m")
-    done = support.run_cli("quantize", BUNDLED_MODEL, "-o", out, *options, "--method", "rtn")
+    is_file = options[0] == "--type"
+    out = tmp_path / ("m.gguf" if is_file else "m")
+    method = () if is_file else ("--method", "rtn")
+    done = support.run_cli("quantize", BUNDLED_MODEL, "-o", out, *options, *method)
     assert done.returncode == 0, done.stderr
     model, tokenizer = mlxquant.load(out, dtype="float32")
     tokens = tokenizer.encode(PROMPTS[0])
