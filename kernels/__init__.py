@@ -9,6 +9,8 @@
     source.py           puts a kernel's source together; tables.py writes the codebooks
     affine_search.metal the search for the scales of MLX's affine formats, in lanes (lanes.metal)
     search.py           calls it
+    encode_….metal      encoders, in lanes too
+    encode.py           calls them
     metal.py            on a GPU, through mx.fast.metal_kernel
     host/               on this processor, through clang
 

@@ -14,9 +14,6 @@
 #include "blocks.metal"
 #include "lanes.metal"
 
-// For a loop that writes single lanes: unrolled whole, it would have them in registers.
-#define UNROLL_EIGHT _Pragma("clang loop unroll_count(8)")
-
 enum StoredType { STORED_F32 = 0, STORED_F16 = 1, STORED_BF16 = 2 };
 
 // The nearest number of the type.
@@ -36,27 +33,6 @@ inline float largest_of(int type) {
 inline float step_of(int type) {
     return 0.7f * (type == STORED_F32 ? 0x1p-23f : type == STORED_F16 ? 0x1p-10f : 0x1p-7f);
 }
-
-// Whole numbers of 0 … top; NaN stays.
-inline Floats clipped(Floats values, float top) {
-    const Floats above = values < 0.0f ? Floats(0.0f) : values;
-    return above > top ? Floats(top) : above;
-}
-
-// Sums that are made together.
-template <int count>
-struct Sums {
-    Floats of[count];
-
-    Sums operator+(const thread Sums& other) const {
-        Sums both;
-        UNROLL
-        for (int i = 0; i < count; ++i) {
-            both.of[i] = of[i] + other.of[i];
-        }
-        return both;
-    }
-};
 
 // A scale, a bias, and what the line takes off the error of the best constant.
 struct Line {
@@ -174,20 +150,16 @@ struct AffineSearch {
         const device float* rows, const device float* importance, uint columns, ulong first,
         ulong count
     ) {
+        const device float* from[LANES];
+        const device float* shares[LANES];
         for (int l = 0; l < LANES; ++l) {
             const ulong number = first + l < count ? first + l : count - 1;
-            const device float* row = rows + number * size;
-            UNROLL_EIGHT
-            for (int i = 0; i < size; ++i) {
-                set_lane(group.x[i], l, row[i]);
-            }
-            if (weighted) {
-                const device float* share = importance + number % columns * size;
-                UNROLL_EIGHT
-                for (int i = 0; i < size; ++i) {
-                    set_lane(group.v[weighted ? i : 0], l, share[i]);
-                }
-            }
+            from[l] = rows + number * size;
+            shares[l] = importance + (weighted ? number % columns * size : 0);
+        }
+        load_lanes<size>(group.x, from);
+        if (weighted) {
+            load_lanes<weighted ? size : 16>(group.v, shares);
         }
     }
 
@@ -348,10 +320,10 @@ struct AffineSearch {
         const Floats found = replaced ? scale * up : plain_scale;
         const Floats offset = replaced ? bias * up : plain_bias;
         const Floats known = finite ? offset : Floats(NAN);
-        for (int l = 0; l < LANES && first + l < count; ++l) {
-            for (int w = 0; w < words; ++w) {
-                codes[(first + l) * words + w] = lane(packed[w], l);
-            }
+        const int lanes = int(first + LANES < count ? LANES : count - first);
+        device uchar* to = reinterpret_cast<device uchar*>(codes + first * words);
+        store_lanes<4 * words, 4>(to, packed, lanes);
+        for (int l = 0; l < lanes; ++l) {
             scales[first + l] = lane(found, l);
             biases[first + l] = lane(known, l);
         }

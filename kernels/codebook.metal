@@ -1,4 +1,4 @@
-// What the formats with codebooks (IQ1, IQ2, IQ3) share: signs, and points times a scale.
+// What the formats with codebooks (IQ1, IQ2, IQ3) share: signs, and points.
 //
 // The tables hold a point's coordinates in a byte each, the first one lowest (IQ1_S: in 2 bits, one
 // more than the coordinate).
@@ -12,22 +12,22 @@ inline uint with_eighth(uint seven) {
 
 // The value, negated where bit j of the mask is set.
 inline float signed_by(float value, uint mask, int j) {
-    return as_type<float>(as_type<uint>(value) ^ (mask >> j & 1) << 31);
+    return as_type<float>(as_type<uint>(value) ^ (mask << (31 - j) & 0x80000000));
 }
 
-// Four weights: a point's coordinates times the scale, with signs from bit `at` of the mask on.
-inline void four_weights(uint point, float scale, uint mask, int at, thread float* w) {
+// Four codes: a point's coordinates, with signs from bit `at` of the mask on.
+inline void four_signed(uint point, uint mask, int at, thread float* q) {
     UNROLL
     for (int j = 0; j < 4; ++j) {
-        w[j] = signed_by(float(byte_of(point, j)) * scale, mask, at + j);
+        q[j] = signed_by(number_of(point, 8 * j, 8, 0), mask, at + j);
     }
 }
 
-// Eight weights of a point of IQ1_S: (coordinate ± 1/8) times the scale.
-inline void eight_shifted(uint point, uint negative, float scale, thread float* w) {
+// Eight codes of a point of IQ1_S: coordinate ± 1/8.
+inline void eight_shifted(uint point, uint negative, thread float* q) {
     const float shift = negative ? -0.125f : 0.125f;
     UNROLL
     for (int j = 0; j < 8; ++j) {
-        w[j] = (float(int(point >> (2 * j) & 3) - 1) + shift) * scale;
+        q[j] = number_of(point, 2 * j, 2, 1) + shift;
     }
 }

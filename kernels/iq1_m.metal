@@ -18,10 +18,12 @@
 #include "codebook.metal"
 #include "tables/IQ1_S_GRID.metal"
 
-struct IQ1_M : InOrder {
-    static constant constexpr int weights = 256, bytes = 56, align = 4;
+struct IQ1_M : InOrder<IQ1_M> {
+    static constant constexpr int weights = 256, bytes = 56, align = 4, group = 16;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
         const uint low = load32<4>(block + 4 * part), high = load16<2>(block + 32 + 2 * part);
         const uint first = load32<4>(block + 48), second = load32<4>(block + 52);
         const float d = half_of(
@@ -31,10 +33,10 @@ struct IQ1_M : InOrder {
         const uint word = (part < 4 ? first : second) >> (16 * (part / 2 % 2)) >> (6 * (part % 2));
         UNROLL
         for (int g = 0; g < 4; ++g) {
-            const float scale = d * float(2 * (word >> (3 * (g / 2)) & 7) + 1);
+            scales[g / 2] = d * float(2 * (word >> (3 * (g / 2)) & 7) + 1);
             const uint four = high >> (4 * g) & 15;
             const uint index = uint(byte_of(low, g)) | (four & 7) << 8;
-            eight_shifted(IQ1_S_GRID[index], four >> 3, scale, w + 8 * g);
+            eight_shifted(IQ1_S_GRID[index], four >> 3, q + 8 * g);
         }
     }
 };

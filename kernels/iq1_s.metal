@@ -14,16 +14,18 @@
 #include "codebook.metal"
 #include "tables/IQ1_S_GRID.metal"
 
-struct IQ1_S : InOrder {
-    static constant constexpr int weights = 256, bytes = 50, align = 2;
+struct IQ1_S : InOrder<IQ1_S> {
+    static constant constexpr int weights = 256, bytes = 50, align = 2, group = 32;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
         const uint low = load32<2>(block + 2 + 4 * part), word = load16<2>(block + 34 + 2 * part);
-        const float scale = load_half(block) * float(2 * (word >> 12 & 7) + 1);
+        scales[0] = load_half(block) * float(2 * (word >> 12 & 7) + 1);
         UNROLL
         for (int g = 0; g < 4; ++g) {
             const uint index = uint(byte_of(low, g)) | (word >> (3 * g) & 7) << 8;
-            eight_shifted(IQ1_S_GRID[index], word >> 15, scale, w + 8 * g);
+            eight_shifted(IQ1_S_GRID[index], word >> 15, q + 8 * g);
         }
     }
 };

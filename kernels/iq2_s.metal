@@ -13,20 +13,22 @@
 #include "codebook.metal"
 #include "tables/IQ2_S_GRID.metal"
 
-struct IQ2_S : InOrder {
-    static constant constexpr int weights = 256, bytes = 82, align = 2;
+struct IQ2_S : InOrder<IQ2_S> {
+    static constant constexpr int weights = 256, bytes = 82, align = 2, group = 16;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
         const float d = load_half(block);
         const uint low = load32<2>(block + 2 + 4 * part), signs = load32<2>(block + 34 + 4 * part);
-        const uint high = block[66 + part], scales = block[74 + part];
+        const uint high = block[66 + part], packed = block[74 + part];
         UNROLL
         for (int g = 0; g < 4; ++g) {
-            const float scale = d * (float(2 * (scales >> (4 * (g / 2)) & 15) + 1) * 0.125f);
+            scales[g / 2] = d * (float(2 * (packed >> (4 * (g / 2)) & 15) + 1) * 0.125f);
             const uint point = 2 * (uint(byte_of(low, g)) | (high >> (2 * g) & 3) << 8);
             const uint mask = uint(byte_of(signs, g));
-            four_weights(IQ2_S_GRID[point], scale, mask, 0, w + 8 * g);
-            four_weights(IQ2_S_GRID[point + 1], scale, mask, 4, w + 8 * g + 4);
+            four_signed(IQ2_S_GRID[point], mask, 0, q + 8 * g);
+            four_signed(IQ2_S_GRID[point + 1], mask, 4, q + 8 * g + 4);
         }
     }
 };

@@ -13,19 +13,21 @@
 #include "codebook.metal"
 #include "tables/IQ2_XS_GRID.metal"
 
-struct IQ2_XS : InOrder {
-    static constant constexpr int weights = 256, bytes = 74, align = 2;
+struct IQ2_XS : InOrder<IQ2_XS> {
+    static constant constexpr int weights = 256, bytes = 74, align = 2, group = 16;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
         const float d = load_half(block);
-        const uint scales = block[66 + part];
+        const uint packed = block[66 + part];
         UNROLL
         for (int g = 0; g < 4; ++g) {
             const uint group = load16<2>(block + 2 + 8 * part + 2 * g);
-            const float scale = d * (float(2 * (scales >> (4 * (g / 2)) & 15) + 1) * 0.125f);
+            scales[g / 2] = d * (float(2 * (packed >> (4 * (g / 2)) & 15) + 1) * 0.125f);
             const uint point = 2 * (group & 511), mask = with_eighth(group >> 9);
-            four_weights(IQ2_XS_GRID[point], scale, mask, 0, w + 8 * g);
-            four_weights(IQ2_XS_GRID[point + 1], scale, mask, 4, w + 8 * g + 4);
+            four_signed(IQ2_XS_GRID[point], mask, 0, q + 8 * g);
+            four_signed(IQ2_XS_GRID[point + 1], mask, 4, q + 8 * g + 4);
         }
     }
 };

@@ -16,19 +16,21 @@
 #include "codebook.metal"
 #include "tables/IQ2_XXS_GRID.metal"
 
-struct IQ2_XXS : InOrder {
-    static constant constexpr int weights = 256, bytes = 66, align = 2;
+struct IQ2_XXS : InOrder<IQ2_XXS> {
+    static constant constexpr int weights = 256, bytes = 66, align = 2, group = 32;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
         const uint index = load32<2>(block + 2 + 8 * part);
         const uint word = load32<2>(block + 6 + 8 * part);
-        const float scale = load_half(block) * (float(2 * (word >> 28) + 1) * 0.125f);
+        scales[0] = load_half(block) * (float(2 * (word >> 28) + 1) * 0.125f);
         UNROLL
         for (int g = 0; g < 4; ++g) {
             const int point = 2 * byte_of(index, g);
             const uint mask = with_eighth(word >> (7 * g) & 127);
-            four_weights(IQ2_XXS_GRID[point], scale, mask, 0, w + 8 * g);
-            four_weights(IQ2_XXS_GRID[point + 1], scale, mask, 4, w + 8 * g + 4);
+            four_signed(IQ2_XXS_GRID[point], mask, 0, q + 8 * g);
+            four_signed(IQ2_XXS_GRID[point + 1], mask, 4, q + 8 * g + 4);
         }
     }
 };

@@ -13,18 +13,20 @@
 #include "codebook.metal"
 #include "tables/IQ3_S_GRID.metal"
 
-struct IQ3_S : InOrder {
-    static constant constexpr int weights = 256, bytes = 110, align = 2;
+struct IQ3_S : InOrder<IQ3_S> {
+    static constant constexpr int weights = 256, bytes = 110, align = 2, group = 32;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
         const Bytes<8> low = load_bytes<8, 2>(block + 2 + 8 * part);
         const uint high = block[66 + part], signs = load32<2>(block + 74 + 4 * part);
         const uint l = block[106 + part / 2] >> (4 * (part % 2)) & 15;
-        const float scale = load_half(block) * float(2 * l + 1);
+        scales[0] = load_half(block) * float(2 * l + 1);
         UNROLL
         for (int g = 0; g < 8; ++g) {
             const uint point = IQ3_S_GRID[low.bits(g, 0, 8) | int(high >> g & 1) << 8];
-            four_weights(point, scale, signs, 4 * g, w + 4 * g);
+            four_signed(point, signs, 4 * g, q + 4 * g);
         }
     }
 };

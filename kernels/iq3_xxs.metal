@@ -13,20 +13,22 @@
 #include "codebook.metal"
 #include "tables/IQ3_XXS_GRID.metal"
 
-struct IQ3_XXS : InOrder {
-    static constant constexpr int weights = 256, bytes = 98, align = 2;
+struct IQ3_XXS : InOrder<IQ3_XXS> {
+    static constant constexpr int weights = 256, bytes = 98, align = 2, group = 32;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
         const Bytes<8> index = load_bytes<8, 2>(block + 2 + 8 * part);
         const uint word = load32<2>(block + 66 + 4 * part);
-        const float scale = load_half(block) * (float(2 * (word >> 28) + 1) * 0.25f);
+        scales[0] = load_half(block) * (float(2 * (word >> 28) + 1) * 0.25f);
         UNROLL
         for (int g = 0; g < 4; ++g) {
             const uint mask = with_eighth(word >> (7 * g) & 127);
             UNROLL
             for (int side = 0; side < 2; ++side) {
                 const uint point = IQ3_XXS_GRID[index.bits(2 * g + side, 0, 8)];
-                four_weights(point, scale, mask, 4 * side, w + 8 * g + 4 * side);
+                four_signed(point, mask, 4 * side, q + 8 * g + 4 * side);
             }
         }
     }

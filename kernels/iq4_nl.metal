@@ -13,16 +13,18 @@
 #include "blocks.metal"
 #include "tables/IQ4_NL_LEVELS.metal"
 
-struct IQ4_NL : InOrder {
-    static constant constexpr int weights = 32, bytes = 18, align = 2;
+struct IQ4_NL : InOrder<IQ4_NL> {
+    static constant constexpr int weights = 32, bytes = 18, align = 2, group = 32;
 
-    static void decode(const device uchar* block, int, thread float* w) {
-        const float d = load_half(block);
+    static INLINED void codes(
+        const device uchar* block, int, thread float* q, thread float* scales, thread float*
+    ) {
+        scales[0] = load_half(block);
         const Bytes<16> qs = load_bytes<16, 2>(block + 2);
         UNROLL
         for (int j = 0; j < 16; ++j) {
-            w[j] = IQ4_NL_LEVELS[qs.bits(j, 0, 4)] * d;
-            w[j + 16] = IQ4_NL_LEVELS[qs.bits(j, 4, 4)] * d;
+            q[j] = IQ4_NL_LEVELS[qs.bits(j, 0, 4)];
+            q[j + 16] = IQ4_NL_LEVELS[qs.bits(j, 4, 4)];
         }
     }
 };

@@ -16,18 +16,20 @@
 #include "blocks.metal"
 #include "tables/IQ4_NL_LEVELS.metal"
 
-struct IQ4_XS : InOrder {
-    static constant constexpr int weights = 256, bytes = 136, align = 4;
+struct IQ4_XS : InOrder<IQ4_XS> {
+    static constant constexpr int weights = 256, bytes = 136, align = 4, group = 32;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
         const uint high = load16<2>(block + 2) >> (2 * part) & 3;
         const uint low = load32<4>(block + 4) >> (4 * part) & 15;
-        const float scale = load_half(block) * float(int(low | high << 4) - 32);
+        scales[0] = load_half(block) * float(int(low | high << 4) - 32);
         const Bytes<16> qs = load_bytes<16, 4>(block + 8 + 16 * part);
         UNROLL
         for (int j = 0; j < 16; ++j) {
-            w[j] = IQ4_NL_LEVELS[qs.bits(j, 0, 4)] * scale;
-            w[j + 16] = IQ4_NL_LEVELS[qs.bits(j, 4, 4)] * scale;
+            q[j] = IQ4_NL_LEVELS[qs.bits(j, 0, 4)];
+            q[j + 16] = IQ4_NL_LEVELS[qs.bits(j, 4, 4)];
         }
     }
 };

@@ -5,7 +5,7 @@
 //     Floats   a float in each lane; Mask what comparing two gives, Words uint
 //
 // Arithmetic, comparison, `mask ? a : b`, & and | are the language's own; what differs has a name
-// here, or for a processor in shim.h. A number for every lane is Floats(1.0f).
+// here, or for a processor in lanes.h. A number for every lane is Floats(1.0f).
 
 #include "blocks.metal"
 
@@ -24,8 +24,27 @@ inline uint lane(Words values, int) {
     return values;
 }
 
-inline void set_lane(thread Floats& values, int, float value) {
-    values = value;
+// `size` neighbours of each lane, a multiple of 16, from where it reads.
+template <int size>
+inline void load_lanes(thread Floats* values, const device float* const thread* from) {
+    for (int i = 0; i < size; ++i) {
+        values[i] = from[0][i];
+    }
+}
+
+// The first `bytes` of each lane's little-endian words, the next lane's behind them, to a multiple of
+// `align`, 2 or 4; an even number of them, of so many lanes.
+template <int bytes, int align>
+inline void store_lanes(device uchar* to, const thread Words* words, int) {
+    if (align >= 4) {
+        for (int i = 0; i < bytes / 4; ++i) {
+            reinterpret_cast<device uint*>(to)[i] = words[i];
+        }
+        return;
+    }
+    for (int i = 0; i < bytes / 2; ++i) {
+        reinterpret_cast<device ushort*>(to)[i] = ushort(words[i / 2] >> uint(16 * (i % 2)));
+    }
 }
 
 // To the nearest whole number, ties to even.
@@ -41,7 +60,7 @@ inline Floats magnitude(Floats values) {
     return fabs(values);
 }
 
-// Whole numbers, not negative.
+// Of 0 … 2^31, rounded down.
 inline Words to_words(Floats values) {
     return Words(values);
 }
@@ -57,6 +76,16 @@ inline Floats of_bits(Words values) {
 // The nearest float16.
 inline Floats through_half(Floats values) {
     return Floats(half(values));
+}
+
+// The bits of the nearest float16.
+inline Words half_bits(Floats values) {
+    return as_type<ushort>(half(values));
+}
+
+// Whether it holds in any lane.
+inline bool some(Mask mask) {
+    return mask;
 }
 #endif
 
@@ -75,6 +104,27 @@ inline Floats smaller(Floats a, Floats b) {
 inline Floats larger(Floats a, Floats b) {
     return a > b ? a : b;
 }
+
+// Whole numbers of 0 … top; NaN stays.
+inline Floats clipped(Floats values, float top) {
+    const Floats above = values < 0.0f ? Floats(0.0f) : values;
+    return above > top ? Floats(top) : above;
+}
+
+// Sums that are made together.
+template <int count>
+struct Sums {
+    Floats of[count];
+
+    Sums operator+(const thread Sums& other) const {
+        Sums both;
+        UNROLL
+        for (int i = 0; i < count; ++i) {
+            both.of[i] = of[i] + other.of[i];
+        }
+        return both;
+    }
+};
 
 // Σ of `size` values, a power of two: halves are added to halves. What is in `values` is lost.
 template <int size, typename Value>

@@ -1,11 +1,11 @@
 """The kernels on a GPU, through `mx.fast.metal_kernel`.
 
-MLX writes the signature: every input and output that is named, `wire_shape` and
-`thread_position_in_grid` where the call names them. Inputs of fewer than 8 elements come in
-constant memory, others in device memory, and a kernel whose signature changes is compiled again:
-hence one kernel for each type of output, and `ids` never fewer than 8.
+MLX writes the signature: every input and output that is named, and `<input>_shape` and a thread's
+places where the call names them. Inputs of fewer than 8 elements come in constant memory, others in
+device memory, and a kernel whose signature changes is compiled again: hence one kernel for each
+type of output, and `ids` never fewer than 8.
 
-Sizes come with the arrays (`wire_shape`) and the grid; no call compiles for its sizes.
+Sizes come with the arrays (`<input>_shape`) and the grid (launch.py); no call compiles for its own.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from mlxquant.errors import RequestError
 from mlxquant.formats.ggml_format import GgmlFormat
 
-from .source import DEQUANTIZE, ROWS, Kernel, call, header
+from . import launch
+from .launch import Launch
+from .source import Kernel, call, header
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -25,14 +28,11 @@ if TYPE_CHECKING:
 else:
     MxArray = MxDtype = Any
 
-__all__ = ["dequantize", "dequantize_rows", "kernel_of"]
+__all__ = ["dequantize", "dequantize_rows", "encode", "gather", "kernel_of", "matmul", "run"]
 
-#: weights that one thread decodes, of every format
-_CHUNK = 32
-#: threads of a threadgroup, at most
-_THREADS = 256
-#: an input of fewer elements would come in constant memory
-_DEVICE = 8
+#: MLX's names of element types, by the project's
+_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8"}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items() if dtype != "U8"}
 _PREAMBLE = "#include <metal_stdlib>\nusing namespace metal;\n"
 
 
@@ -50,44 +50,121 @@ def kernel_of(name: str, kernel: Kernel, dtype: str) -> Any:
     )
 
 
+def run(started: Launch, inputs: list[MxArray]) -> MxArray:
+    """The result of a launch on its kernel's inputs, zeros where it sums up nothing."""
+    import mlx.core as mx
+
+    dtype = getattr(mx, _NAMES[started.dtype])
+    if not all(array.size for array in inputs):
+        return mx.zeros(started.shape, dtype)
+    kernel = kernel_of(started.format, started.kernel, _NAMES[started.dtype])
+    out: MxArray = kernel(
+        inputs=inputs,
+        grid=started.grid,
+        threadgroup=started.threadgroup,
+        output_shapes=[started.shape],
+        output_dtypes=[dtype],
+    )[0]
+    return out
+
+
 def dequantize(wire: MxArray, fmt: GgmlFormat, dtype: MxDtype) -> MxArray:
     """uint8 [n, bytes] of whole blocks → [n, k] of float32, float16 or bfloat16."""
-    n, row_bytes = wire.shape
-    blocks = n * row_bytes // fmt.block_bytes
-    return _launch(DEQUANTIZE, [wire], fmt, (blocks, 1), n, dtype)
+    return run(launch.dequantize(fmt, wire.shape, _named(dtype)), [wire])
 
 
 def dequantize_rows(wire: MxArray, ids: MxArray, fmt: GgmlFormat, dtype: MxDtype) -> MxArray:
     """Rows `ids`, uint32 [m], of the same → [m, k]; NaN where there is no such row."""
+    started = launch.dequantize_rows(fmt, wire.shape, ids.size, _named(dtype))
+    return run(started, [wire, _in_device_memory(ids)])
+
+
+def encode(rows: MxArray, fmt: GgmlFormat, importance: MxArray | None = None) -> MxArray:
+    """Quantize rows.
+
+    Args:
+        rows: float32 [n, k], finite: of others, bytes mean nothing.
+        fmt: one of ENCODERS.
+        importance: [k], finite and not negative, or None.
+
+    Returns: uint8 [n, bytes].
+
+    Raises:
+        RequestError: shapes that do not fit, another type, or a format that has no encoder.
+    """
     import mlx.core as mx
 
-    m, blocks = ids.size, wire.shape[1] // fmt.block_bytes
-    if m < _DEVICE:
-        ids = mx.pad(ids, (0, _DEVICE - m))
-    return _launch(ROWS, [wire, ids.astype(mx.uint32)], fmt, (blocks, m), m, dtype)
+    if rows.dtype != mx.float32:
+        raise RequestError(f"rows of {rows.dtype} cannot be encoded; give float32")
+    started = launch.encode(fmt, rows.shape, importance is not None)
+    if importance is None:
+        return run(started, [rows])
+    if importance.shape != rows.shape[1:]:
+        raise RequestError(
+            f"importance {list(importance.shape)} for rows {list(rows.shape)}; one for each column "
+            "needed"
+        )
+    return run(started, [rows, importance.astype(mx.float32)])
 
 
-def _launch(
-    kernel: Kernel,
-    inputs: list[MxArray],
-    fmt: GgmlFormat,
-    grid: tuple[int, int],
-    rows: int,
-    dtype: MxDtype,
+def matmul(x: MxArray, wire: MxArray, fmt: GgmlFormat) -> MxArray:
+    """x · wᵀ with packed weights.
+
+    Args:
+        x: [m, k] of float32, float16 or bfloat16.
+        wire: uint8 [n, bytes], rows of k weights.
+        fmt: of the weights.
+
+    Returns: [m, n] of x's type; sums are float32.
+
+    Raises:
+        RequestError: shapes that do not fit, or another type.
+    """
+    return run(launch.product(fmt, x.shape, wire.shape, _named(x.dtype)), [x, wire])
+
+
+def gather(
+    x: MxArray, ids: MxArray, wire: MxArray, fmt: GgmlFormat, in_order: bool = False
 ) -> MxArray:
-    """Run the grid (parts, *grid); → [rows, k]."""
+    """x · wᵀ with a matrix for each row of x, as a mixture of experts has it.
+
+    Args:
+        x: [p, k] of float32, float16 or bfloat16.
+        ids: integers [p], each the number of a matrix; NaN comes out where there is none.
+        wire: uint8 [e, n, bytes], e matrices of rows of k weights.
+        fmt: of the weights.
+        in_order: whether ids ascend; if not, they are brought in order where that pays.
+
+    Returns: [p, n] of x's type; sums are float32.
+
+    Raises:
+        RequestError: shapes that do not fit, or another type.
+    """
     import mlx.core as mx
 
-    k = inputs[0].shape[1] // fmt.block_bytes * fmt.block_size
-    if not rows or not k:
-        return mx.zeros((rows, k), dtype)
-    parts = fmt.block_size // _CHUNK
-    launch = kernel_of(fmt.name, kernel, str(dtype).rpartition(".")[2])
-    out: MxArray = launch(
-        inputs=inputs,
-        grid=(parts, *grid),
-        threadgroup=(parts, min(_THREADS // parts, grid[0]), 1),
-        output_shapes=[(rows, k)],
-        output_dtypes=[dtype],
-    )[0]
-    return out
+    if ids.shape != x.shape[:1]:
+        raise RequestError(f"ids {list(ids.shape)} for x {list(x.shape)}; one for each row needed")
+    started = launch.gather(fmt, x.shape, wire.shape, _named(x.dtype))
+    if in_order or not launch.gather_in_tiles(x.shape[0], wire.shape[0]):
+        return run(started, [x, _in_device_memory(ids), wire])
+    order = mx.argsort(ids)
+    out = run(started, [x[order], _in_device_memory(ids[order]), wire])
+    return out[mx.argsort(order)]
+
+
+def _named(dtype: MxDtype) -> str:
+    """The project's name of an element type."""
+    name = str(dtype).rpartition(".")[2]
+    if name not in _DTYPES:
+        raise RequestError(f"x of {name}; choose one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def _in_device_memory(ids: MxArray) -> MxArray:
+    """uint32 [m], filled up."""
+    import mlx.core as mx
+
+    missing = launch.DEVICE - ids.size
+    if missing > 0:
+        ids = mx.pad(ids, (0, missing))
+    return ids.astype(mx.uint32)

@@ -10,27 +10,28 @@
 //
 //     w = d / 2 · twice the level
 
-#include "blocks.metal"
-#include "tables/TWICE_E2M1.metal"
+#include "e2m1.metal"
 
-struct NVFP4 : InOrder {
-    static constant constexpr int weights = 64, bytes = 36, align = 4;
+struct NVFP4 : InOrder<NVFP4> {
+    static constant constexpr int weights = 64, bytes = 36, align = 4, group = 16;
 
     // E4M3's bits are those of a float16 with another bias: 2^8 times as large, subnormal ones too.
     static float half_scale(uint code) {
         return code == 0x7F ? 0.0f : half_of((code & 0x7F) << 7) * 128.0f;
     }
 
-    static void decode(const device uchar* block, int part, thread float* w) {
-        const uint scales = load16<2>(block + 2 * part);
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
+        const uint packed = load16<2>(block + 2 * part);
         const Bytes<16> qs = load_bytes<16, 4>(block + 4 + 16 * part);
         UNROLL
-        for (int group = 0; group < 2; ++group) {
-            const float d = half_scale(scales >> (8 * group) & 255);
+        for (int g = 0; g < 2; ++g) {
+            scales[g] = half_scale(packed >> (8 * g) & 255);
             UNROLL
-            for (int j = 0; j < 8; ++j) {
-                w[16 * group + j] = TWICE_E2M1[qs.bits(8 * group + j, 0, 4)] * d;
-                w[16 * group + j + 8] = TWICE_E2M1[qs.bits(8 * group + j, 4, 4)] * d;
+            for (int four = 0; four < 2; ++four) {
+                four_e2m1(qs.words[2 * g + four], 0, q + 16 * g + 4 * four);
+                four_e2m1(qs.words[2 * g + four], 1, q + 16 * g + 4 * four + 8);
             }
         }
     }

@@ -12,15 +12,17 @@
 
 #include "blocks.metal"
 
-struct Q1_0 : InOrder {
-    static constant constexpr int weights = 128, bytes = 18, align = 2;
+struct Q1_0 : InOrder<Q1_0> {
+    static constant constexpr int weights = 128, bytes = 18, align = 2, group = 32;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
-        const float d = load_half(block);
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
+        scales[0] = load_half(block);
         const uint qs = load32<2>(block + 2 + 4 * part);
         UNROLL
         for (int j = 0; j < 32; ++j) {
-            w[j] = qs >> j & 1 ? d : -d;
+            q[j] = qs >> j & 1 ? 1.0f : -1.0f;
         }
     }
 };

@@ -12,15 +12,17 @@
 
 #include "blocks.metal"
 
-struct Q2_0 : InOrder {
-    static constant constexpr int weights = 64, bytes = 18, align = 2;
+struct Q2_0 : InOrder<Q2_0> {
+    static constant constexpr int weights = 64, bytes = 18, align = 2, group = 32;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
-        const float d = load_half(block);
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
+        scales[0] = load_half(block);
         const Bytes<8> qs = load_bytes<8, 2>(block + 2 + 8 * part);
         UNROLL
         for (int j = 0; j < 32; ++j) {
-            w[j] = float(qs.bits(j / 4, j % 4 * 2, 2) - 1) * d;
+            q[j] = qs.number(j / 4, j % 4 * 2, 2, 1);
         }
     }
 };

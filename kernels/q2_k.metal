@@ -14,21 +14,25 @@
 
 #include "blocks.metal"
 
-struct Q2_K : CrumbPlanes {
-    static constant constexpr int weights = 256, bytes = 84, align = 4;
+struct Q2_K : CrumbPlanes<Q2_K> {
+    static constant constexpr int weights = 256, bytes = 84, align = 4, group = 8;
+    static constant constexpr bool biased = true;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales,
+        thread float* biases
+    ) {
         const float d = load_half(block + 80), dmin = load_half(block + 82);
-        const Bytes<8> scales = load_bytes<8, 4>(block + 8 * (part / 4));
+        const Bytes<8> packed = load_bytes<8, 4>(block + 8 * (part / 4));
         const Bytes<8> qs = load_bytes<8, 4>(block + 16 + 8 * part);
         const int upper = part / 2 % 2;
         UNROLL
         for (int p = 0; p < 4; ++p) {
-            const float scale = d * float(scales.bits(2 * p + upper, 0, 4));
-            const float low = dmin * float(scales.bits(2 * p + upper, 4, 4));
+            scales[p] = d * float(packed.bits(2 * p + upper, 0, 4));
+            biases[p] = -(dmin * float(packed.bits(2 * p + upper, 4, 4)));
             UNROLL
             for (int j = 0; j < 8; ++j) {
-                w[8 * p + j] = float(qs.bits(j, 2 * p, 2)) * scale - low;
+                q[8 * p + j] = qs.number(j, 2 * p, 2, 0);
             }
         }
     }

@@ -19,26 +19,28 @@
 
 #include "blocks.metal"
 
-struct Q3_K : CrumbPlanes {
-    static constant constexpr int weights = 256, bytes = 110, align = 2;
+struct Q3_K : CrumbPlanes<Q3_K> {
+    static constant constexpr int weights = 256, bytes = 110, align = 2, group = 8;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
         const int n = part / 4, upper = part / 2 % 2;
         const float d = load_half(block + 108);
-        const Bytes<8> hmask = load_bytes<8, 2>(block + 8 * (part % 4));
+        const Bytes<8> hmask = load_bytes<8, 2>(block + 8 * (part % 4)).down(4 * n);
         const Bytes<8> qs = load_bytes<8, 2>(block + 32 + 8 * part);
-        const Bytes<12> scales = load_bytes<12, 2>(block + 96);
+        const Bytes<12> packed = load_bytes<12, 2>(block + 96);
         UNROLL
         for (int p = 0; p < 4; ++p) {
             // sub-block 8·n + s
             const int s = 2 * p + upper;
-            const int low = scales.bits(s, 4 * n, 4);
-            const int high = scales.bits(8 + s % 4, 2 * (2 * n + s / 4), 2);
-            const float scale = d * float((low | high << 4) - 32);
+            const int low = packed.bits(s, 4 * n, 4);
+            const int high = packed.bits(8 + s % 4, 2 * (2 * n + s / 4), 2);
+            scales[p] = d * float((low | high << 4) - 32);
+            const Bytes<8> codes = qs.moved(2 * p, 2, 0) | hmask.moved(p, 1, 2);
             UNROLL
             for (int j = 0; j < 8; ++j) {
-                const int code = qs.bits(j, 2 * p, 2) | hmask.bits(j, 4 * n + p, 1) << 2;
-                w[8 * p + j] = float(code - 4) * scale;
+                q[8 * p + j] = codes.number(j, 0, 3, 4);
             }
         }
     }

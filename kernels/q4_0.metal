@@ -12,16 +12,18 @@
 
 #include "blocks.metal"
 
-struct Q4_0 : InOrder {
-    static constant constexpr int weights = 32, bytes = 18, align = 2;
+struct Q4_0 : InOrder<Q4_0> {
+    static constant constexpr int weights = 32, bytes = 18, align = 2, group = 32;
 
-    static void decode(const device uchar* block, int, thread float* w) {
-        const float d = load_half(block);
+    static INLINED void codes(
+        const device uchar* block, int, thread float* q, thread float* scales, thread float*
+    ) {
+        scales[0] = load_half(block);
         const Bytes<16> qs = load_bytes<16, 2>(block + 2);
         UNROLL
         for (int j = 0; j < 16; ++j) {
-            w[j] = float(qs.bits(j, 0, 4) - 8) * d;
-            w[j + 16] = float(qs.bits(j, 4, 4) - 8) * d;
+            q[j] = qs.number(j, 0, 4, 8);
+            q[j + 16] = qs.number(j, 4, 4, 8);
         }
     }
 };

@@ -12,16 +12,21 @@
 
 #include "blocks.metal"
 
-struct Q4_1 : InOrder {
-    static constant constexpr int weights = 32, bytes = 20, align = 4;
+struct Q4_1 : InOrder<Q4_1> {
+    static constant constexpr int weights = 32, bytes = 20, align = 4, group = 32;
+    static constant constexpr bool biased = true;
 
-    static void decode(const device uchar* block, int, thread float* w) {
-        const float d = load_half(block), m = load_half(block + 2);
+    static INLINED void codes(
+        const device uchar* block, int, thread float* q, thread float* scales,
+        thread float* biases
+    ) {
+        scales[0] = load_half(block);
+        biases[0] = load_half(block + 2);
         const Bytes<16> qs = load_bytes<16, 4>(block + 4);
         UNROLL
         for (int j = 0; j < 16; ++j) {
-            w[j] = float(qs.bits(j, 0, 4)) * d + m;
-            w[j + 16] = float(qs.bits(j, 4, 4)) * d + m;
+            q[j] = qs.number(j, 0, 4, 0);
+            q[j + 16] = qs.number(j, 4, 4, 0);
         }
     }
 };

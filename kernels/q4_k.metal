@@ -14,21 +14,25 @@
 
 #include "k_scales.metal"
 
-struct Q4_K : NibblePlanes {
-    static constant constexpr int weights = 256, bytes = 144, align = 4;
+struct Q4_K : NibblePlanes<Q4_K> {
+    static constant constexpr int weights = 256, bytes = 144, align = 4, group = 16;
+    static constant constexpr bool biased = true;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales,
+        thread float* biases
+    ) {
         const float d = load_half(block), dmin = load_half(block + 2);
         const KScales packed = load_k_scales(block + 4, part / 4);
         const Bytes<16> qs = load_bytes<16, 4>(block + 16 + 16 * part);
         UNROLL
         for (int p = 0; p < 2; ++p) {
             const int s = part / 2 % 2 * 2 + p;
-            const float scale = d * float(byte_of(packed.scales, s));
-            const float low = dmin * float(byte_of(packed.mins, s));
+            scales[p] = d * float(byte_of(packed.scales, s));
+            biases[p] = -(dmin * float(byte_of(packed.mins, s)));
             UNROLL
             for (int j = 0; j < 16; ++j) {
-                w[16 * p + j] = float(qs.bits(j, 4 * p, 4)) * scale - low;
+                q[16 * p + j] = qs.number(j, 4 * p, 4, 0);
             }
         }
     }

@@ -13,17 +13,25 @@
 
 #include "blocks.metal"
 
-struct Q5_0 : InOrder {
-    static constant constexpr int weights = 32, bytes = 22, align = 2;
+struct Q5_0 : InOrder<Q5_0> {
+    static constant constexpr int weights = 32, bytes = 22, align = 2, group = 32;
 
-    static void decode(const device uchar* block, int, thread float* w) {
-        const float d = load_half(block);
+    static INLINED void codes(
+        const device uchar* block, int, thread float* q, thread float* scales, thread float*
+    ) {
+        scales[0] = load_half(block);
         const uint qh = load32<2>(block + 2);
         const Bytes<16> qs = load_bytes<16, 2>(block + 6);
+        const Bytes<16> low = qs.moved(0, 4, 0), upper = qs.moved(4, 4, 0);
         UNROLL
-        for (int j = 0; j < 16; ++j) {
-            w[j] = float((qs.bits(j, 0, 4) | int(qh >> j & 1) << 4) - 16) * d;
-            w[j + 16] = float((qs.bits(j, 4, 4) | int(qh >> (j + 16) & 1) << 4) - 16) * d;
+        for (int four = 0; four < 4; ++four) {
+            const uint first = low.words[four] | spread(qh >> (4 * four), 4);
+            const uint second = upper.words[four] | spread(qh >> (4 * four + 16), 4);
+            UNROLL
+            for (int j = 0; j < 4; ++j) {
+                q[4 * four + j] = number_of(first, 8 * j, 5, 16);
+                q[4 * four + j + 16] = number_of(second, 8 * j, 5, 16);
+            }
         }
     }
 };

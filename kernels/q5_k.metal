@@ -15,26 +15,30 @@
 
 #include "k_scales.metal"
 
-struct Q5_K : CrumbPlanes {
-    static constant constexpr int weights = 256, bytes = 176, align = 4;
+struct Q5_K : CrumbPlanes<Q5_K> {
+    static constant constexpr int weights = 256, bytes = 176, align = 4, group = 8;
+    static constant constexpr bool biased = true;
 
     // Two runs of qs are four planes of weights: the same parts as of 2-bit planes.
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales,
+        thread float* biases
+    ) {
         const int n = part / 4, l = 8 * (part % 4);
         const float d = load_half(block), dmin = load_half(block + 2);
         const KScales packed = load_k_scales(block + 4, n);
-        const Bytes<8> qh = load_bytes<8, 4>(block + 16 + l);
+        const Bytes<8> qh = load_bytes<8, 4>(block + 16 + l).down(4 * n);
         UNROLL
         for (int run = 0; run < 2; ++run) {
             const Bytes<8> qs = load_bytes<8, 4>(block + 48 + 64 * n + 32 * run + l);
             UNROLL
             for (int p = 2 * run; p < 2 * run + 2; ++p) {
-                const float scale = d * float(byte_of(packed.scales, p));
-                const float low = dmin * float(byte_of(packed.mins, p));
+                scales[p] = d * float(byte_of(packed.scales, p));
+                biases[p] = -(dmin * float(byte_of(packed.mins, p)));
+                const Bytes<8> codes = qs.moved(4 * (p % 2), 4, 0) | qh.moved(p, 1, 4);
                 UNROLL
                 for (int j = 0; j < 8; ++j) {
-                    const int code = qs.bits(j, 4 * (p % 2), 4) | qh.bits(j, 4 * n + p, 1) << 4;
-                    w[8 * p + j] = float(code) * scale - low;
+                    q[8 * p + j] = codes.number(j, 0, 5, 0);
                 }
             }
         }

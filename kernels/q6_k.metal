@@ -16,13 +16,15 @@
 
 #include "blocks.metal"
 
-struct Q6_K : CrumbPlanes {
-    static constant constexpr int weights = 256, bytes = 210, align = 2;
+struct Q6_K : CrumbPlanes<Q6_K> {
+    static constant constexpr int weights = 256, bytes = 210, align = 2, group = 8;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
         const int n = part / 4, l = 8 * (part % 4), upper = part / 2 % 2;
         const float d = load_half(block + 208);
-        const Bytes<8> scales = load_bytes<8, 2>(block + 192 + 8 * n);
+        const Bytes<8> packed = load_bytes<8, 2>(block + 192 + 8 * n);
         const Bytes<8> qh = load_bytes<8, 2>(block + 128 + 8 * part);
         UNROLL
         for (int side = 0; side < 2; ++side) {
@@ -30,11 +32,11 @@ struct Q6_K : CrumbPlanes {
             UNROLL
             for (int nibble = 0; nibble < 2; ++nibble) {
                 const int p = 2 * nibble + side;
-                const float scale = d * float(char(scales.bits(2 * p + upper, 0, 8)));
+                scales[p] = d * float(char(packed.bits(2 * p + upper, 0, 8)));
+                const Bytes<8> codes = ql.moved(4 * nibble, 4, 0) | qh.moved(2 * p, 2, 4);
                 UNROLL
                 for (int j = 0; j < 8; ++j) {
-                    const int code = ql.bits(j, 4 * nibble, 4) | qh.bits(j, 2 * p, 2) << 4;
-                    w[8 * p + j] = float(code - 32) * scale;
+                    q[8 * p + j] = codes.number(j, 0, 6, 32);
                 }
             }
         }

@@ -12,15 +12,17 @@
 
 #include "blocks.metal"
 
-struct Q8_0 : InOrder {
-    static constant constexpr int weights = 32, bytes = 34, align = 2;
+struct Q8_0 : InOrder<Q8_0> {
+    static constant constexpr int weights = 32, bytes = 34, align = 2, group = 32;
 
-    static void decode(const device uchar* block, int, thread float* w) {
-        const float d = load_half(block);
+    static INLINED void codes(
+        const device uchar* block, int, thread float* q, thread float* scales, thread float*
+    ) {
+        scales[0] = load_half(block);
         const Bytes<32> qs = load_bytes<32, 2>(block + 2);
         UNROLL
         for (int j = 0; j < 32; ++j) {
-            w[j] = float(char(qs.bits(j, 0, 8))) * d;
+            q[j] = number_of(qs.words[j / 4] ^ 0x80808080, 8 * (j % 4), 8, 128);
         }
     }
 };

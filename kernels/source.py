@@ -22,13 +22,20 @@ from .tables import table
 
 __all__ = [
     "DEQUANTIZE",
+    "ENCODE",
+    "ENCODERS",
+    "ENCODE_WEIGHTED",
     "FORMATS",
     "ROWS",
     "SEARCHED_BITS",
     "Kernel",
     "affine_search",
     "call",
+    "gather_matmul",
+    "gather_matvec",
     "header",
+    "matmul",
+    "matvec",
     "resolve",
 ]
 
@@ -43,6 +50,24 @@ FORMATS = (
 #: widths of affine formats that have a kernel for the search; at 1 bit it sorts
 SEARCHED_BITS = (2, 3, 4, 5, 6, 8)
 
+#: formats that have a kernel for encoding → the file of its template
+ENCODERS = {
+    "Q4_0": "encode_symmetric",
+    "Q4_1": "encode_affine",
+    "Q5_0": "encode_symmetric",
+    "Q5_1": "encode_affine",
+    "Q8_0": "encode_q8_0",
+    "Q2_K": "encode_q2_k",
+    "Q3_K": "encode_q3_k",
+    "Q4_K": "encode_q4_k",
+    "Q5_K": "encode_q5_k",
+    "Q6_K": "encode_q6_k",
+    "IQ4_NL": "encode_iq4_nl",
+    "IQ4_XS": "encode_iq4_xs",
+    "TQ1_0": "encode_ternary",
+    "TQ2_0": "encode_ternary",
+}
+
 _INCLUDE = re.compile(r'^#include "([\w/]+)\.metal"\n', re.MULTILINE)
 
 
@@ -54,8 +79,9 @@ class Kernel:
         name: part of the kernel's name.
         file: where the template is.
         inputs: names of the input arrays, in order; the output is `out`.
-        body: the call, with FORMAT for the format's struct. It may name the inputs, `<input>_shape`
-            and `thread_position_in_grid`, whose x runs over the parts of a block.
+        body: the call, with FORMAT for the format's struct, behind declarations of threadgroup
+            memory. It may name the inputs, `<input>_shape`, and what Metal calls a thread's places,
+            as `thread_position_in_grid`.
     """
 
     name: str
@@ -81,6 +107,84 @@ ROWS = Kernel(
     "out, thread_position_in_grid);",
 )
 
+#: what a product is of: x [m, k] and wire [n, bytes], or wire [matrices, n, bytes]
+_PRODUCT = "product_of(x, x_shape[0], x_shape[1], wire, wire_shape[{}], wire_shape[{}], out)"
+_LANE = "simdgroup_index_in_threadgroup, thread_index_in_simdgroup"
+_THREAD = "thread_index_in_threadgroup, simdgroup_index_in_threadgroup"
+
+
+@cache
+def matvec(rows: int, height: int, split: int) -> Kernel:
+    """x [m, k], wire uint8 [n, bytes] → out [m, n], m up to `rows`: see matvec.metal."""
+    name = f"{'matvec_rows' if rows > 1 else 'matvec'}_{rows}x{height}"
+    group = "threadgroup_position_in_grid.x"
+    product = _PRODUCT.format(0, 1)
+    body = f"matvec<FORMAT, {rows}, {height}>({product}, {group}, {_LANE});"
+    if split > 1:
+        name += f"_split{split}"
+        body = (
+            f"threadgroup float partial[{split * height * rows}];\n"
+            f"matvec_split<FORMAT, {rows}, {height}, {split}>({product}, partial, {group}, "
+            f"{_LANE});"
+        )
+    return Kernel(name, "matvec", ("x", "wire"), body)
+
+
+@cache
+def matmul(height: int, width: int, size: int) -> Kernel:
+    """The same for any m, of numbers of `size` bytes: see matmul.metal."""
+    body = (
+        f"threadgroup float4 memory[Tiles<{height}, {width}, {size}>::quads];\n"
+        f"matmul<FORMAT, {height}, {width}>({_PRODUCT.format(0, 1)}, memory, "
+        f"threadgroup_position_in_grid, {_THREAD});"
+    )
+    return Kernel(f"matmul_{height}x{width}", "matmul", ("x", "wire"), body)
+
+
+@cache
+def gather_matvec(height: int, split: int) -> Kernel:
+    """x [p, k], ids uint32 [p], wire uint8 [e, n, bytes] → out [p, n]: see gather.metal."""
+    name = f"gather_matvec_1x{height}"
+    arguments = f"{_PRODUCT.format(1, 2)}, ids, wire_shape[0]"
+    places = f"threadgroup_position_in_grid, {_LANE}"
+    body = f"gather_matvec<FORMAT, {height}>({arguments}, {places});"
+    if split > 1:
+        name += f"_split{split}"
+        body = (
+            f"threadgroup float partial[{split * height}];\n"
+            f"gather_matvec_split<FORMAT, {height}, {split}>({arguments}, partial, {places});"
+        )
+    return Kernel(name, "gather", ("x", "ids", "wire"), body)
+
+
+@cache
+def gather_matmul(height: int, width: int, size: int) -> Kernel:
+    """The same for many rows in the order of ids."""
+    body = (
+        f"threadgroup float4 memory[Tiles<{height}, {width}, {size}>::quads];\n"
+        f"gather_matmul<FORMAT, {height}, {width}>({_PRODUCT.format(1, 2)}, ids, wire_shape[0], "
+        f"memory, threadgroup_position_in_grid, {_THREAD});"
+    )
+    return Kernel(f"gather_matmul_{height}x{width}", "gather", ("x", "ids", "wire"), body)
+
+
+_ENCODE = (
+    "encode<FORMAT, {weighted}>(rows, {importance}, rows_shape[1] / FORMAT::weights, "
+    "ulong(rows_shape[0]) * (rows_shape[1] / FORMAT::weights), out, thread_position_in_grid.x);"
+)
+
+#: rows float32 [n, k] → out uint8 [n, bytes]; grid (blocks, 1, 1). The template is in the file that
+#: ENCODERS names.
+ENCODE = Kernel("encode", "encode", ("rows",), _ENCODE.format(weighted="false", importance="rows"))
+
+#: the same with importance, float32 [k]
+ENCODE_WEIGHTED = Kernel(
+    "encode_weighted",
+    "encode",
+    ("rows", "importance"),
+    _ENCODE.format(weighted="true", importance="importance"),
+)
+
 
 def call(name: str, kernel: Kernel) -> str:
     """The kernel's body for the format of that name."""
@@ -90,7 +194,8 @@ def call(name: str, kernel: Kernel) -> str:
 @cache
 def header(name: str, *kernels: Kernel) -> str:
     """Everything that the calls of these kernels need for the format of that name."""
-    wanted = dict.fromkeys((name.lower(), *(kernel.file for kernel in kernels)))
+    named = (ENCODERS[name] if kernel.file == "encode" else kernel.file for kernel in kernels)
+    wanted = dict.fromkeys((name.lower(), *named))
     return resolve("".join(f'#include "{file}.metal"\n' for file in wanted))
 
 

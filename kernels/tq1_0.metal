@@ -18,47 +18,52 @@
 
 #include "blocks.metal"
 
-struct TQ1_0 : InOrder {
-    static constant constexpr int weights = 256, bytes = 54, align = 2;
+struct TQ1_0 : InOrder<TQ1_0> {
+    static constant constexpr int weights = 256, bytes = 54, align = 2, group = 32;
 
     // 3^i: byte i of 81, 27, 9, 3, 1.
     static uint power_of_three(int i) { return uint(0x511B090301ul >> (8 * i) & 255); }
 
-    static float level(int byte, uint power, float d) {
-        return float(int((uint(byte) * power & 255) * 3 >> 8) - 1) * d;
+    // Of four bytes the digit that the power of three moves up, two bytes at a time.
+    static void four_levels(uint word, uint power, thread float* q) {
+        const uint even = ((word & 0xFF00FF) * power & 0xFF00FF) * 3;
+        const uint odd = ((word >> 8 & 0xFF00FF) * power & 0xFF00FF) * 3;
+        q[0] = number_of(even, 8, 2, 1);
+        q[1] = number_of(odd, 8, 2, 1);
+        q[2] = number_of(even, 24, 2, 1);
+        q[3] = number_of(odd, 24, 2, 1);
     }
 
-    static void decode(const device uchar* block, int part, thread float* w) {
-        const float d = load_half(block + 52);
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
+        scales[0] = load_half(block + 52);
         if (part < 5) {
             const Bytes<32> qs = load_bytes<32, 2>(block);
             const uint power = power_of_three(part);
             UNROLL
-            for (int j = 0; j < 32; ++j) {
-                w[j] = level(qs.bits(j, 0, 8), power, d);
+            for (int four = 0; four < 8; ++four) {
+                four_levels(qs.words[four], power, q + 4 * four);
             }
             return;
         }
         const Bytes<16> qs = load_bytes<16, 2>(block + 32);
         const int digit = 2 * (part - 5);
         UNROLL
-        for (int j = 0; j < 16; ++j) {
-            w[j] = level(qs.bits(j, 0, 8), power_of_three(digit), d);
+        for (int four = 0; four < 4; ++four) {
+            four_levels(qs.words[four], power_of_three(digit), q + 4 * four);
         }
         if (part < 7) {
             UNROLL
-            for (int j = 0; j < 16; ++j) {
-                w[16 + j] = level(qs.bits(j, 0, 8), power_of_three(digit + 1), d);
+            for (int four = 0; four < 4; ++four) {
+                four_levels(qs.words[four], power_of_three(digit + 1), q + 16 + 4 * four);
             }
             return;
         }
-        const Bytes<4> qh = load_bytes<4, 2>(block + 48);
+        const uint qh = load32<2>(block + 48);
         UNROLL
-        for (int i = 0; i < 4; ++i) {
-            UNROLL
-            for (int j = 0; j < 4; ++j) {
-                w[16 + 4 * i + j] = level(qh.bits(j, 0, 8), power_of_three(i), d);
-            }
+        for (int four = 0; four < 4; ++four) {
+            four_levels(qh, power_of_three(four), q + 16 + 4 * four);
         }
     }
 };

@@ -13,17 +13,19 @@
 
 #include "blocks.metal"
 
-struct TQ2_0 : CrumbPlanes {
-    static constant constexpr int weights = 256, bytes = 66, align = 2;
+struct TQ2_0 : CrumbPlanes<TQ2_0> {
+    static constant constexpr int weights = 256, bytes = 66, align = 2, group = 32;
 
-    static void decode(const device uchar* block, int part, thread float* w) {
-        const float d = load_half(block + 64);
+    static INLINED void codes(
+        const device uchar* block, int part, thread float* q, thread float* scales, thread float*
+    ) {
+        scales[0] = load_half(block + 64);
         const Bytes<8> qs = load_bytes<8, 2>(block + 8 * part);
         UNROLL
         for (int p = 0; p < 4; ++p) {
             UNROLL
             for (int j = 0; j < 8; ++j) {
-                w[8 * p + j] = float(qs.bits(j, 2 * p, 2) - 1) * d;
+                q[8 * p + j] = qs.number(j, 2 * p, 2, 1);
             }
         }
     }

@@ -24,6 +24,7 @@ from mlxquant.models.families import FAMILIES
 README = REPOSITORY / "README.md"
 CLI_PAGE = REPOSITORY / "docs" / "cli.md"
 GGUF_PAGE = REPOSITORY / "docs" / "gguf.md"
+KERNELS_PAGE = REPOSITORY / "docs" / "kernels.md"
 
 
 def cli_page() -> str:
@@ -210,6 +211,39 @@ def test_the_gguf_page_is_the_code(head: str, table: Callable[[], str]) -> None:
     if os.environ.get("MLXQUANT_REGENERATE"):
         page = page[: found.start()] + made + page[found.end() :]
         GGUF_PAGE.write_text(page, encoding="utf-8")
+    assert f"\n{made}\n\n" in page
+
+
+def encode_tables() -> tuple[str, str]:
+    """What benchmarks/encode.py measured last: ggml's formats, the affine search."""
+    path = REPOSITORY / "benchmarks" / "results" / "encode.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    types = [
+        "| type | time | / llama.cpp's | error | with importance | / llama.cpp's | error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in result["types"].items():
+        figures = (
+            f"{each['nanoseconds']['ours']:.2f} | {each['time']:.2f} × | {each['error']:.3f} ×"
+            for each in (found["plain"], found["importance"])
+        )
+        types.append(f"| {name} | {' | '.join(figures)} |")
+    bits = ["| bits | search | mx.quantize | ratio |", "|---|---|---|---|"]
+    for name, found in result["search"].items():
+        ns = found["nanoseconds"]
+        bits.append(f"| {name} | {ns['ours']:.1f} | {ns['theirs']:.1f} | {found['time']:.2f} × |")
+    return "\n".join(types), "\n".join(bits)
+
+
+@pytest.mark.parametrize(("head", "number"), [("| type | time |", 0), ("| bits | search |", 1)])
+def test_the_kernels_page_shows_what_was_measured(head: str, number: int) -> None:
+    page = KERNELS_PAGE.read_text(encoding="utf-8")
+    found = re.search(rf"(?<=\n){re.escape(head)}.*?(?=\n\n)", page, re.DOTALL)
+    assert found is not None
+    made = encode_tables()[number]
+    if os.environ.get("MLXQUANT_REGENERATE"):
+        page = page[: found.start()] + made + page[found.end() :]
+        KERNELS_PAGE.write_text(page, encoding="utf-8")
     assert f"\n{made}\n\n" in page
 
 

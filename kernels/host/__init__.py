@@ -6,6 +6,7 @@
     known_answer.py   a library against NumPy, once
     library.py        what a process holds of a format, and calls
     affine.py         the same for the search of affine formats
+    encode.py         and for encoders
 
 Nothing here raises for a compiler that is missing or a kernel that is wrong: `library` gives None,
 `reason` says why, and NumPy does the work.

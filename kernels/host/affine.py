@@ -18,7 +18,7 @@ __all__ = ["AffineSearch", "check", "example", "kernel_for", "reason_for"]
 
 #: of affine_search.metal, in its order
 _TYPES = ("F32", "F16", "BF16")
-#: groups that one call of the kernel searches: LANES of shim.h
+#: groups that one call of the kernel searches: LANES of lanes.h
 _LANES = 16
 #: fewer weights than this are not worth a thread
 _SHARE = 1 << 16

@@ -9,16 +9,17 @@ It runs the threads of a grid (parts of a block, height, depth) whose y + height
 kernels without barriers may run so. `ids` is null where the kernel has none.
 
 The search for affine formats has two functions, `search` and `search_weighted`; without importance
-it is null.
+it is null. So has an encoder, `encode` and `encode_weighted`; they return whether all weights are
+finite, without which the bytes mean nothing.
 """
 
 from __future__ import annotations
 
 from importlib.resources import files
 
-from ..source import DEQUANTIZE, ROWS, affine_search, call, header
+from ..source import DEQUANTIZE, ENCODE, ROWS, affine_search, call, header
 
-__all__ = ["DTYPES", "KERNELS", "program", "search_program"]
+__all__ = ["DTYPES", "KERNELS", "encode_program", "program", "search_program"]
 
 #: the project's names of element types → Metal's
 DTYPES = {"F32": "float", "F16": "half", "BF16": "bfloat"}
@@ -58,6 +59,33 @@ extern "C" __attribute__((visibility("default"))) void {symbol}(
 """
 
 
+_ENCODE = """
+extern "C" __attribute__((visibility("default"))) int {symbol}(
+    const device float* rows, const device float* importance, uint columns, ulong count,
+    device uchar* wire, ulong begin, ulong end
+) {{
+    bool finite = true;
+    for (ulong item = begin; item < end; ++item) {{
+        const ulong first = item * LANES, blocks = first + LANES < count ? LANES : count - first;
+        finite &= all_finite(rows + first * {name}::weights, blocks * {name}::weights);
+        encode<{name}, {weighted}>(rows, importance, columns, count, wire, item);
+    }}
+    return finite;
+}}
+"""
+
+_FINITE = """
+static bool all_finite(const device float* values, ulong count) {
+    uint largest = 0;
+    for (ulong i = 0; i < count; ++i) {
+        const uint magnitude = as_type<uint>(values[i]) & 0x7FFFFFFF;
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    return largest < 0x7F800000;
+}
+"""
+
+
 def program(name: str) -> str:
     """The translation unit of one format's library."""
     entries = (
@@ -75,8 +103,22 @@ def search_program(bits: int, size: int) -> str:
         _SEARCH.format(symbol=symbol, bits=bits, size=size, weighted=weighted)
         for symbol, weighted in symbols.items()
     )
-    return "".join((_shim(), "\n", affine_search(), *entries))
+    return "".join((_shim(), _lanes(), "\n", affine_search(), *entries))
+
+
+def encode_program(name: str) -> str:
+    """The translation unit of a format's encoder."""
+    symbols = {"encode": "false", "encode_weighted": "true"}
+    entries = (
+        _ENCODE.format(symbol=symbol, name=name, weighted=weighted)
+        for symbol, weighted in symbols.items()
+    )
+    return "".join((_shim(), _lanes(), "\n", header(name, ENCODE), _FINITE, *entries))
 
 
 def _shim() -> str:
     return files(__package__).joinpath("shim.h").read_text(encoding="utf-8")
+
+
+def _lanes() -> str:
+    return "\n" + files(__package__).joinpath("lanes.h").read_text(encoding="utf-8")

@@ -3,10 +3,17 @@
 // Address spaces are numbered, so that a pointer that lacks its qualifier, or has another one's, is
 // refused as Metal refuses it; a processor has one memory and ignores them. `thread` is the space of
 // locals, C++'s own. Values, rounding and integer widths are Metal's.
-
+//
+// check.h watches accesses to one memory: CHECKED, there are no spaces.
+#ifdef CHECKED
+#define device
+#define constant
+#define threadgroup
+#else
 #define device __attribute__((address_space(1)))
 #define constant const __attribute__((address_space(2)))
 #define threadgroup __attribute__((address_space(3)))
+#endif
 #define thread
 #define kernel
 
@@ -61,57 +68,20 @@ VECTORS(short)
 VECTORS(ushort)
 VECTORS(int)
 VECTORS(uint)
+VECTORS(long)
+VECTORS(ulong)
 VECTORS(half)
+VECTORS(bfloat)
 VECTORS(float)
 #undef VECTORS
 
+// At any multiple of an element's size.
+typedef uchar packed_uchar4 __attribute__((ext_vector_type(4), aligned(1)));
+typedef ushort packed_ushort4 __attribute__((ext_vector_type(4), aligned(2)));
+typedef float packed_float4 __attribute__((ext_vector_type(4), aligned(4)));
+typedef uint packed_uint2 __attribute__((ext_vector_type(2), aligned(4)));
+typedef uint packed_uint4 __attribute__((ext_vector_type(4), aligned(4)));
+
 inline uint popcount(uint word) {
     return uint(__builtin_popcount(word));
-}
-
-// What lanes.metal asks for.
-#define LANES 16
-typedef float Floats __attribute__((ext_vector_type(LANES)));
-typedef int Mask __attribute__((ext_vector_type(LANES)));
-typedef uint Words __attribute__((ext_vector_type(LANES)));
-typedef half Halves __attribute__((ext_vector_type(LANES)));
-
-inline float lane(Floats values, int at) {
-    return values[at];
-}
-
-inline uint lane(Words values, int at) {
-    return values[at];
-}
-
-inline void set_lane(Floats& values, int at, float value) {
-    values[at] = value;
-}
-
-inline Floats whole(Floats values) {
-    return __builtin_elementwise_roundeven(values);
-}
-
-inline Floats floor_of(Floats values) {
-    return __builtin_elementwise_floor(values);
-}
-
-inline Floats magnitude(Floats values) {
-    return __builtin_elementwise_abs(values);
-}
-
-inline Words to_words(Floats values) {
-    return __builtin_convertvector(values, Words);
-}
-
-inline Words bits_of(Floats values) {
-    return __builtin_bit_cast(Words, values);
-}
-
-inline Floats of_bits(Words values) {
-    return __builtin_bit_cast(Floats, values);
-}
-
-inline Floats through_half(Floats values) {
-    return __builtin_convertvector(__builtin_convertvector(values, Halves), Floats);
 }

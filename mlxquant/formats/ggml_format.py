@@ -64,24 +64,12 @@ class GgmlFormat(Format):
 
     def encode(self, rows: Array, importance: Array | None = None) -> tuple[Array, ...]:
         """Quantize; see `Format.encode`."""
-        if rows.ndim != 2 or rows.dtype != np.float32:
-            raise RequestError(
-                f"rows are {rows.dtype} {list(rows.shape)}; give float32 in two dimensions"
-            )
-        n, k = rows.shape
-        if k % self.block_size:
-            raise RequestError(
-                f"{k} weights a row are no multiple of {self.name}'s {self.block_size}; choose "
-                "another type or leave this tensor as it is"
-            )
-        if importance is not None and importance.shape != (k,):
-            raise RequestError(f"importance has shape {list(importance.shape)}, {[k]} needed")
-        if importance is not None and not (np.isfinite(importance) & (importance >= 0)).all():
-            raise RequestError("importance has negative, infinite or NaN columns; collect it anew")
+        self.check(rows, importance)
         wrong = ~np.isfinite(rows)
         if wrong.any():
             row, column = (int(i) for i in np.argwhere(wrong)[0])
             raise NonFiniteError(row, column, float(rows[row, column]), int(wrong.sum()))
+        n, k = rows.shape
         wire = np.empty((n, k // self.block_size * self.block_bytes), dtype=np.uint8)
         step = max(1, _PIECE // max(1, k))
         per_row = k // self.block_size
@@ -95,6 +83,27 @@ class GgmlFormat(Format):
             encoded = self.encode_blocks(blocks, weights)
             wire[begin : begin + step] = encoded.reshape(len(piece), -1)
         return (wire,)
+
+    def check(self, rows: Array, importance: Array | None = None) -> None:
+        """Refuse what `encode` refuses, but for weights that are not finite.
+
+        Raises:
+            RequestError: another dtype or shape, or importance that is negative or not finite.
+        """
+        if rows.ndim != 2 or rows.dtype != np.float32:
+            raise RequestError(
+                f"rows are {rows.dtype} {list(rows.shape)}; give float32 in two dimensions"
+            )
+        k = rows.shape[1]
+        if k % self.block_size:
+            raise RequestError(
+                f"{k} weights a row are no multiple of {self.name}'s {self.block_size}; choose "
+                "another type or leave this tensor as it is"
+            )
+        if importance is not None and importance.shape != (k,):
+            raise RequestError(f"importance has shape {list(importance.shape)}, {[k]} needed")
+        if importance is not None and not (np.isfinite(importance) & (importance >= 0)).all():
+            raise RequestError("importance has negative, infinite or NaN columns; collect it anew")
 
     def decode(self, wire: tuple[Array, ...]) -> Float32:
         """Dequantize: (uint8 [n, bytes],) → float32 [n, k]."""

@@ -29,9 +29,9 @@ from .k_layout import halves, pack_planes, split, unpack_planes
 from .legacy import half_bytes, inverse
 from .mx_layout import MxArray, NibbleLevels, halves_mx, scaled_mx
 from .registry import register
-from .scale_search import best_scale, refined, weights_of
+from .scale_search import best_scale, lanes_of, refined, weights_of
 
-__all__ = ["EDGES", "LEVELS", "LEVELS_MX", "Iq4Nl", "nearest_codes", "nearest_levels"]
+__all__ = ["CHANGES", "EDGES", "LEVELS", "LEVELS_MX", "Iq4Nl", "nearest_codes", "nearest_levels"]
 
 #: the levels, by code
 LEVELS = np.array(
@@ -49,11 +49,13 @@ def _codes_of_halves() -> Bytes:
     The levels are integers, so that each point half-way between two is a multiple of one half, and
     no half-unit holds a change of code.
     """
-    middles = (LEVELS[1:] + LEVELS[:-1]) / 2
-    begins = np.arange(-256, 256) / 2
-    codes: Bytes = (begins[:, None] >= middles).sum(axis=1).astype(np.uint8)
+    begins = np.arange(512)
+    codes: Bytes = (begins[:, None] >= CHANGES).sum(axis=1).astype(np.uint8)
     return codes
 
+
+#: the half-units, counted from -128, at which the next code begins
+CHANGES = LEVELS[1:] + LEVELS[:-1] + 256
 
 _CODES = _codes_of_halves()
 _NEAREST = LEVELS[_CODES]
@@ -90,9 +92,9 @@ class Iq4Nl(GgmlFormat):
 
     def encode_blocks(self, blocks: Float32, importance: Float32 | None) -> Array:
         """Search for the least squared error, weighted by importance where it is given."""
-        weights = weights_of(blocks, importance)
-        found = best_scale(blocks, weights, EDGES, nearest_levels)
-        scale, _ = refined(blocks, weights, found, nearest_levels)
+        x, weights = lanes_of(blocks), weights_of(importance)
+        found = best_scale(x, weights, EDGES, nearest_levels)
+        scale = refined(x, weights, found, nearest_levels)[0][:, None]
         with np.errstate(over="ignore", under="ignore"):
             codes = nearest_codes(blocks * inverse(scale))
         return np.concatenate((half_bytes(scale), pack_planes(codes, 4, 16)), axis=1)

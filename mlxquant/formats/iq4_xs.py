@@ -30,12 +30,20 @@ from .k_layout import halves, pack_planes, split, unpack_planes
 from .legacy import half_bytes, inverse
 from .mx_layout import MxArray, halves_mx, planes_mx, scaled_mx, signed_mx
 from .registry import register
-from .scale_search import best_scale, clipped_half, weighted_error, weights_of
+from .scale_search import (
+    best_scale,
+    clipped_half,
+    lanes_of,
+    moments,
+    sum_of,
+    weighted_error,
+    weights_of,
+)
 
-__all__ = ["Iq4Xs"]
+__all__ = ["DIVISORS", "Iq4Xs"]
 
 #: d is the largest sub-block scale by each of these: around -32 and 31, the ends of 6 bits
-_DIVISORS = tuple(np.float32(x) for x in (-32, -31.4, -30.7, -29.8, -28.5, -27, 31, 29.5))
+DIVISORS = tuple(np.float32(x) for x in (-32, -31.4, -30.7, -29.8, -28.5, -27, 31, 29.5))
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,15 @@ class Iq4Xs(GgmlFormat):
     def encode_blocks(self, blocks: Float32, importance: Float32 | None) -> Array:
         """Search for the least squared error, weighted by importance where it is given."""
         b = len(blocks)
-        weights = weights_of(blocks, importance).reshape(-1, 32)
-        rows = blocks.reshape(-1, 32)
-        found = best_scale(rows, weights, EDGES, nearest_levels).reshape(b, 8)
-        d, steps = _super_block(rows, weights, found)
+        weights = weights_of(importance)
+        if weights is not None:
+            weights = _sub_blocks(weights)
+        x = _sub_blocks(lanes_of(blocks))
+        d, steps = _super_block(x, weights, best_scale(x, weights, EDGES, nearest_levels))
         with np.errstate(over="ignore", under="ignore"):
-            codes = nearest_codes(rows * inverse((d * steps).reshape(-1, 1)))
+            scale = (d * steps).T.reshape(-1, 1)
+            codes = nearest_codes(blocks.reshape(-1, 32) * inverse(scale))
+        d, steps = d[:, None], steps.T
         scales = (steps + 32).astype(np.uint8)
         upper = pack_planes(scales >> 4, 2, 1)
         lower = pack_planes(scales & np.uint8(15), 4, 1)
@@ -81,38 +92,42 @@ class Iq4Xs(GgmlFormat):
         return scaled_mx(LEVELS_MX.unpack(part["qs"], 16), scale)
 
 
-def _super_block(rows: Float32, weights: Float32, found: Float32) -> tuple[Float32, Float32]:
+def _sub_blocks(lanes: Float32) -> Float32:
+    """[256, b] → [32, 8 · b]: sub-block s of block i is column s · b + i."""
+    return np.ascontiguousarray(lanes.reshape(8, 32, -1).swapaxes(0, 1)).reshape(32, -1)
+
+
+def _super_block(x: Float32, weights: Float32 | None, found: Float32) -> tuple[Float32, Float32]:
     """One float16 scale for eight sub-blocks, and a whole number of steps of it for each.
 
     Args:
-        rows, weights: float32 [8·b, 32].
-        found: the best scale of each sub-block on its own, float32 [b, 8].
+        x, weights: float32 [32, 8·b].
+        found: the best scale of each sub-block on its own, float32 [8·b].
 
-    Returns: d float32 [b, 1], exact in float16, and steps float32 [b, 8] from -32 to 31.
+    Returns: d float32 [b], exact in float16, and steps float32 [8, b] from -32 to 31.
     """
-    b = len(found)
-    where = np.abs(found).argmax(axis=1)[:, None]
-    largest = np.take_along_axis(found, where, axis=1)
+    found = found.reshape(8, -1)
+    where = np.abs(found).argmax(axis=0)[None]
+    largest = np.take_along_axis(found, where, axis=0)[0]
 
     def error_of(d: Float32, steps: Float32) -> Float32:
-        scale = (d * steps).reshape(-1, 1)
-        levels = nearest_levels(rows * inverse(scale))
-        error = weighted_error(rows, levels * scale, weights)
-        return error.reshape(b, 8)
+        scale = (d * steps).reshape(-1)
+        levels = nearest_levels(x * inverse(scale))
+        return weighted_error(x, levels * scale, weights).reshape(8, -1)
 
     def near(d: Float32, wanted: Float32) -> Float32:
         steps: Float32 = np.clip(np.rint(wanted * inverse(d)), np.float32(-32), np.float32(31))
         return steps
 
     with np.errstate(all="ignore"):
-        best_d = clipped_half(largest / _DIVISORS[0])
+        best_d = clipped_half(largest / DIVISORS[0])
         best_steps = near(best_d, found)
         least = error_of(best_d, best_steps)
-        for divisor in _DIVISORS[1:]:
+        for divisor in DIVISORS[1:]:
             d = clipped_half(largest / divisor)
             steps = near(d, found)
             error = error_of(d, steps)
-            better = error.sum(axis=1, keepdims=True) < least.sum(axis=1, keepdims=True)
+            better = sum_of(error) < sum_of(least)
             best_d = np.where(better, d, best_d)
             best_steps = np.where(better, steps, best_steps)
             least = np.where(better, error, least)
@@ -123,14 +138,13 @@ def _super_block(rows: Float32, weights: Float32, found: Float32) -> tuple[Float
             best_steps = np.where(better, steps, best_steps)
             least = np.where(better, error, least)
         # the d that fits best the codes chosen so far
-        levels = nearest_levels(rows * inverse((best_d * best_steps).reshape(-1, 1)))
-        levels *= best_steps.reshape(-1, 1)
-        product = np.einsum("ij,ij->i", rows * weights, levels).reshape(b, 8).sum(axis=1)
-        square = np.einsum("ij,ij->i", levels * weights, levels).reshape(b, 8).sum(axis=1)
-        d = (product / square)[:, None]
+        levels = nearest_levels(x * inverse((best_d * best_steps).reshape(-1)))
+        levels *= best_steps.reshape(-1)
+        wanted = x if weights is None else x * weights
+        product, square = (sum_of(part.reshape(8, -1)) for part in moments(levels, wanted, weights))
+        d = product / square
         d = clipped_half(np.where(np.isfinite(d), d, best_d))
-        error = error_of(d, best_steps)
-        better = error.sum(axis=1, keepdims=True) < least.sum(axis=1, keepdims=True)
+        better = sum_of(error_of(d, best_steps)) < sum_of(least)
         best_d = np.where(better, d, best_d)
     return best_d, best_steps
 

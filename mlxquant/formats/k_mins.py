@@ -30,12 +30,32 @@ from .k_search import (
     stretched,
 )
 
-__all__ = ["Mins", "scales_and_mins"]
+__all__ = ["RANGES", "Mins", "scales_and_mins"]
 
-_ZERO = np.float32(0)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 #: largest code → how many steps of scale, up and down, step 3 tries at first
 _FIRST_STEPS = {3: 1, 15: 2, 31: 3}
+
+
+def _ranges(top: int) -> tuple[tuple[np.float32, np.float32], ...]:
+    """Of RANGES, with cuts of both ends of a sub-block's range, as parts of it."""
+    if top == 3:
+        cuts = [-0.02, 0.06, 0.14, 0.24]
+        wider = [(-0.1, -0.1), (-0.1, 0.06), (0.06, -0.1)]
+    else:
+        cuts, wider = [0.35 * i / top for i in (-1, 0, 1, 2, 3)], []
+    pairs = [(below, above) for below in cuts for above in cuts] + wider
+    return tuple(
+        (np.float32((1 - below - above) / top), np.float32(below)) for below, above in pairs
+    )
+
+
+#: largest code → ranges that are worth rounding in: the step between two codes, and what is cut off
+#: below, as parts of the sub-block's range
+RANGES = {top: _ranges(top) for top in (3, 15, 31)}
+#: the range of step 2 for mins
+_MINS = (0.66, 1.04)
 
 
 class Mins(NamedTuple):
@@ -72,7 +92,7 @@ class _State(NamedTuple):
 
     def real(self, lanes: Lanes) -> tuple[Float32, Float32]:
         """Scale and min of each sub-block, [J, b]."""
-        d, dmin = scaled(self.d, lanes.power), scaled(self.dmin, lanes.power)
+        d, dmin = scaled(self.d, lanes.unit), scaled(self.dmin, lanes.unit)
         return d * self.scales, dmin * self.mins
 
     def where(self, won: NDArray[np.bool], other: _State) -> _State:
@@ -113,7 +133,7 @@ def _search(lanes: Lanes, top: int, steps: int) -> Mins:
     same = (lanes.x == lanes.x[0, 0]).all(axis=(0, 1))
     if same.any():
         size = np.abs(lanes.x[0, 0])
-        fits = (size > 0) & (size <= scaled(LARGEST, lanes.power))
+        fits = (size > 0) & (size <= scaled(LARGEST, lanes.unit))
         state = state.where(same & fits, _constant(lanes))
     codes = _codes(lanes.x, *state.real(lanes), top)
 
@@ -169,25 +189,16 @@ def _sign_of_mins(x: Float32, top: int) -> Float32:
     low, high = x.min(axis=0), x.max(axis=0)
     above, below = np.maximum(low, _ZERO), np.minimum(low, _ZERO)
     step = np.float32(len(x) / (12 * top * top))
-    gain = over_sub_blocks((high * high - (high - above) ** 2) * step)
+    spared = high - above
+    gain = over_sub_blocks((high * high - spared * spared) * step)
     added = gain > over_sub_blocks(below * below)
-    return np.where(added, np.float32(-1), np.float32(1))
-
-
-def _ranges(top: int) -> list[tuple[float, float]]:
-    """(cut below, cut above) of a sub-block's range, as parts of it, that are worth rounding in."""
-    if top == 3:
-        cuts = [-0.02, 0.06, 0.14, 0.24]
-        wider = [(-0.1, -0.1), (-0.1, 0.06), (0.06, -0.1)]
-    else:
-        cuts, wider = [0.35 * i / top for i in (-1, 0, 1, 2, 3)], []
-    return [(below, above) for below in cuts for above in cuts] + wider
+    return np.where(added, -_ONE, _ONE)
 
 
 def _fit_sub_blocks(lanes: Lanes, sign: Float32, top: int) -> _Fit:
     """Step 1."""
     x = lanes.x
-    mean_x = over_weights(lanes.weigh(x)) / lanes.total
+    mean_x = over_weights(lanes.weigh(x)) * lanes.per_total
     centred = lanes.weigh(x - mean_x)
     low, high = x.min(axis=0), x.max(axis=0)
     low = np.where(sign > 0, np.minimum(low, _ZERO), np.maximum(low, _ZERO))
@@ -196,10 +207,7 @@ def _fit_sub_blocks(lanes: Lanes, sign: Float32, top: int) -> _Fit:
     def fitted(scale: Float32, low: Float32) -> _Fit:
         return _least_squares(lanes, _codes(x, scale, low, top), centred, mean_x, sign)
 
-    fits = (
-        fitted(span * np.float32((1 - below - above) / top), -low - np.float32(below) * span)
-        for below, above in _ranges(top)
-    )
+    fits = (fitted(span * step, -low - below * span) for step, below in RANGES[top])
     best = next(fits)
     for fit in fits:
         best = _better(fit, best)
@@ -217,7 +225,7 @@ def _least_squares(
         centred: w · (x - mean_x), so that sums do not cancel where weights are far from zero.
     """
     weighed = lanes.weigh(codes)
-    mean = over_weights(weighed) / lanes.total
+    mean = over_weights(weighed) * lanes.per_total
     square = over_weights(weighed * codes)
     spread = np.maximum(square - lanes.total * mean * mean, np.float32(1e-6) * square)
     along = over_weights(codes * centred)
@@ -244,13 +252,13 @@ def _start(
 ) -> _State:
     """Step 2."""
     limit = np.float32(steps)
-    d = shared_scale(fit.scale, fit.spread, 0, steps, lanes.power, between)
-    real = scaled(d, lanes.power)
+    d = shared_scale(fit.scale, fit.spread, 0, steps, lanes.unit, between)
+    real = scaled(d, lanes.unit)
     scales = np.minimum(np.rint(fit.scale * inverse(real)), limit)
     # the min that fits the rounded scale
     low = np.maximum(sign * (fit.low + (real * scales - fit.scale) * fit.mean), _ZERO)
-    dmin = shared_scale(low, lanes.total, 0, steps, lanes.power, (0.66, 1.04))
-    mins = np.minimum(np.rint(low * inverse(scaled(dmin, lanes.power))), limit)
+    dmin = shared_scale(low, lanes.total, 0, steps, lanes.unit, _MINS)
+    mins = np.minimum(np.rint(low * inverse(scaled(dmin, lanes.unit))), limit)
     return _State(d, np.where(sign > 0, dmin, -dmin), scales, mins)
 
 
@@ -259,7 +267,7 @@ def _step(lanes: Lanes, state: _State, top: int, steps: int, reach: int) -> tupl
 
     A larger scale comes with the larger min that keeps the middle code in its place.
     """
-    d, dmin = scaled(state.d, lanes.power), scaled(state.dmin, lanes.power)
+    d, dmin = scaled(state.d, lanes.unit), scaled(state.dmin, lanes.unit)
     along = d * inverse(dmin) * np.float32(top / 2)
     scales, mins, least = state.scales, state.mins, np.full_like(state.scales, np.inf)
     limit = np.float32(steps)
@@ -281,25 +289,26 @@ def _refit(lanes: Lanes, state: _State, top: int) -> _State:
     codes = _codes(lanes.x, scale, low, top)
     left = lanes.weigh(lanes.x + low - codes * scale)
     weighed = lanes.weigh(codes)
-    s, m = state.scales.astype(np.float64), state.mins.astype(np.float64)
+    s, m = state.scales, state.mins
     ss = over_sub_blocks(s * s * over_weights(weighed * codes))
     sm = over_sub_blocks(-s * m * over_weights(weighed))
     mm = over_sub_blocks(m * m * lanes.total)
     rs = over_sub_blocks(s * over_weights(codes * left))
     rm = over_sub_blocks(-m * over_weights(left))
     det = ss * mm - sm * sm
-    both = det > 1e-9 * ss * mm
-    det = np.where(both, det, 1)
-    up = np.where(both, (rs * mm - rm * sm) / det, rs / np.where(ss > 0, ss, 1))
-    down = np.where(both, (rm * ss - rs * sm) / det, 0)
-    d, dmin = scaled(state.d, lanes.power), scaled(state.dmin, lanes.power)
-    best_d, best_dmin, least = state.d, state.dmin, np.zeros(len(state.d))
-    for near in neighbours(nearest_half(d + up, lanes.power)):
-        near_d = np.maximum(near, np.float16(0))
-        for near_dmin in neighbours(nearest_half(dmin + down, lanes.power)):
-            a = scaled(near_d, lanes.power).astype(np.float64) - d
-            c = scaled(near_dmin, lanes.power).astype(np.float64) - dmin
-            cost = a * a * ss + 2 * a * c * sm + c * c * mm - 2 * (a * rs + c * rm)
+    both = det > np.float32(1e-5) * (ss * mm)
+    det = inverse(np.where(both, det, ss))
+    up = np.where(both, rs * mm - rm * sm, rs) * det
+    down = np.where(both, (rm * ss - rs * sm) * det, _ZERO)
+    d, dmin = scaled(state.d, lanes.unit), scaled(state.dmin, lanes.unit)
+    best_d, best_dmin, least = state.d, state.dmin, np.zeros_like(d)
+    for near in neighbours(nearest_half(d + up, lanes.unit)):
+        near_d = np.where(near > 0, near, np.float16(0))
+        a = scaled(near_d, lanes.unit) - d
+        for near_dmin in neighbours(nearest_half(dmin + down, lanes.unit)):
+            c = scaled(near_dmin, lanes.unit) - dmin
+            own = a * (a * ss - (rs + rs)) + c * (c * mm - (rm + rm))
+            cost = own + (a + a) * c * sm
             won = cost < least
             least = np.where(won, cost, least)
             best_d, best_dmin = np.where(won, near_d, best_d), np.where(won, near_dmin, best_dmin)
@@ -309,11 +318,11 @@ def _refit(lanes: Lanes, state: _State, top: int) -> _State:
 def _constant(lanes: Lanes) -> _State:
     """For super-blocks of one weight over and over: the one of d and dmin that has its sign is that
     weight, and the other what rounding it to float16 left. Every scale and min is 1."""
-    weight, power = lanes.x[0, 0], lanes.power
-    first = nearest_half(np.abs(weight), power)
+    weight, unit = lanes.x[0, 0], lanes.unit
+    first = nearest_half(np.abs(weight), unit)
     # d is not to be negative
-    low = (weight < 0) & (scaled(first, power) < -weight)
+    low = (weight < 0) & (scaled(first, unit) < -weight)
     first = np.where(low, neighbours(first)[2], first)
-    left = nearest_half(scaled(first, power) - np.abs(weight), power)
+    left = nearest_half(scaled(first, unit) - np.abs(weight), unit)
     one = np.ones_like(lanes.total)
     return _State(np.where(weight > 0, first, left), np.where(weight > 0, left, first), one, one)

@@ -19,7 +19,6 @@ from .k_search import (
     in_order,
     inverse,
     nearest_half,
-    neighbours,
     over_sub_blocks,
     over_weights,
     scaled,
@@ -27,11 +26,22 @@ from .k_search import (
     stretched,
 )
 
-__all__ = ["Scales", "signed_scales"]
+__all__ = ["LEVELS", "Scales", "signed_scales"]
+
+
+def _run(first: float, apart: float, count: int) -> list[np.float32]:
+    return [np.float32(first + apart * i) for i in range(count)]
+
 
 #: the lowest code, negated → how many steps of scale, up and down, step 3 tries at first: many,
 #: where codes are few, since the error then has many minima along the scale
 _FIRST_STEPS = {4: 12, 32: 2}
+#: … → the real code of a sub-block's largest weight, before rounding and limits, in each try of
+#: step 1
+LEVELS = {
+    4: (*_run(-5.4, 0.2, 5), *_run(-4.5, 0.1, 11), *_run(-3.3, 0.2, 5), *_run(2.2, 0.2, 12)),
+    32: (*_run(-33.6, 0.1, 45), *_run(30.4, 0.4, 3)),
+}
 #: … → the ranges of step 2
 _STARTS = {4: ((0.64, 1.04),), 32: STARTS}
 
@@ -80,10 +90,9 @@ def _search(lanes: Lanes, half: int, steps: int) -> Scales:
         d, scales = np.where(won, other_d, d), np.where(won, other_scales, scales)
     same = (lanes.x == lanes.x[0, 0]).all(axis=(0, 1))
     if same.any():
-        exact_d, exact_scales = _constant(lanes, half, steps)
-        d, scales = np.where(same, exact_d, d), np.where(same, exact_scales, scales)
-    codes = _codes(lanes.x, inverse(scaled(d, lanes.power) * scales), half)
-    (d,) = stretched(lanes, lambda halves: codes * (scaled(halves[0], lanes.power) * scales), [d])
+        d[same], scales[:, same] = _constant(lanes.x[0, 0, same], lanes.unit[same], half, steps)
+    codes = _codes(lanes.x, inverse(scaled(d, lanes.unit) * scales), half)
+    (d,) = stretched(lanes, lambda halves: codes * (scaled(halves[0], lanes.unit) * scales), [d])
     return Scales(in_order(codes.astype(np.int8)), in_order(scales.astype(np.int8)), d)
 
 
@@ -91,8 +100,8 @@ def _climb(
     lanes: Lanes, fit: _Fit, half: int, steps: int, between: tuple[float, float]
 ) -> tuple[Half, Float32, Float32]:
     """Steps 2 to 4: d [b], scales [J, b] and the error [b]."""
-    d = shared_scale(fit.scale, fit.square, -steps, steps - 1, lanes.power, between)
-    scales = np.rint(fit.scale * inverse(scaled(d, lanes.power)))
+    d = shared_scale(fit.scale, fit.square, -steps, steps - 1, lanes.unit, between)
+    scales = np.rint(fit.scale * inverse(scaled(d, lanes.unit)))
     np.clip(scales, np.float32(-steps), np.float32(steps - 1), out=scales)
     for reach in (_FIRST_STEPS[half], 2):
         scales, _ = _step(lanes, d, scales, half, steps, reach)
@@ -110,13 +119,6 @@ def _codes(x: Float32, inverse_scale: Float32, half: int) -> Float32:
     return q
 
 
-def _levels(half: int) -> list[float]:
-    """The real code of a sub-block's largest weight, before rounding and limits, in each try."""
-    if half == 4:
-        return [*(-5.4 + 0.1 * i for i in range(31)), *(2.2 + 0.1 * i for i in range(23))]
-    return [*(-33.6 + 0.1 * i for i in range(45)), 30.4, 30.8, 31.2]
-
-
 def _fit_sub_blocks(lanes: Lanes, half: int) -> _Fit:
     """Step 1."""
     x = lanes.x
@@ -131,7 +133,7 @@ def _fit_sub_blocks(lanes: Lanes, half: int) -> _Fit:
 
     low, high = x.min(axis=0), x.max(axis=0)
     one = inverse(np.where(-low > high, low, high))
-    fits = (fitted(np.float32(level) * one) for level in _levels(half))
+    fits = (fitted(level * one) for level in LEVELS[half])
     best = next(fits)
     for fit in fits:
         best = _better(fit, best)
@@ -149,7 +151,7 @@ def _step(
     lanes: Lanes, d: Half, scales: Float32, half: int, steps: int, reach: int
 ) -> tuple[Float32, Float32]:
     """Step 3: scales and the error, [J, b]."""
-    real = scaled(d, lanes.power)
+    real = scaled(d, lanes.unit)
     best, least = scales, np.full_like(scales, np.inf)
     for up in sorted(range(-reach, reach + 1), key=abs):
         near = np.clip(scales + np.float32(up), np.float32(-steps), np.float32(steps - 1))
@@ -168,31 +170,23 @@ def _step(
 
 def _refit(lanes: Lanes, d: Half, scales: Float32, half: int) -> Half:
     """Step 4: the change of d that fits what is left best, then the nearest float16."""
-    real = scaled(d, lanes.power)
+    real = scaled(d, lanes.unit)
     scale = real * scales
     codes = _codes(lanes.x, inverse(scale), half)
     left = lanes.weigh(lanes.x - codes * scale)
-    s = scales.astype(np.float64)
-    ss = over_sub_blocks(s * s * over_weights(lanes.weigh(codes) * codes))
-    rs = over_sub_blocks(s * over_weights(codes * left))
-    up = rs / np.where(ss > 0, ss, 1)
-    best, least = d, np.zeros(len(d))
-    for near in neighbours(nearest_half(real + up, lanes.power)):
-        change = scaled(near, lanes.power).astype(np.float64) - real
-        cost = change * change * ss - 2 * change * rs
-        won = cost < least
-        least, best = np.where(won, cost, least), np.where(won, near, best)
-    return best
+    ss = over_sub_blocks(scales * scales * over_weights(lanes.weigh(codes) * codes))
+    rs: Float32 = over_sub_blocks(scales * over_weights(codes * left))
+    near = nearest_half(real + rs * inverse(ss), lanes.unit)
+    change = scaled(near, lanes.unit) - real
+    return np.where(change * (change * ss - (rs + rs)) < 0, near, d)
 
 
-def _constant(lanes: Lanes, half: int, steps: int) -> tuple[Half, Float32]:
-    """For super-blocks of one weight over and over: of all products of scale and code the one by
-    which the weight comes nearest to a float16; that d [b], and the scale [1, b]."""
-    weight = lanes.x[0, 0].astype(np.float64)
-    scale, code = np.mgrid[1 : steps + 1, 1 : half + 1].reshape(2, -1)
-    product, at = np.unique(scale * code, return_index=True)
-    halves = nearest_half(weight / product[:, None], lanes.power)
-    off = np.abs(scaled(halves, lanes.power) * product[:, None] - weight)
-    best = off.argmin(axis=0)
+def _constant(weight: Float32, unit: Float32, half: int, steps: int) -> tuple[Half, Float32]:
+    """For super-blocks of one weight [b] over and over: of all products of scale and code the first
+    by which the weight comes nearest to a float16; that d [b], and the scale [b]."""
+    scale, code = np.mgrid[1 : steps + 1, 1 : half + 1].reshape(2, -1).astype(np.float32)
+    product: Float32 = (scale * code)[:, None]
+    halves = nearest_half(weight / product, unit)
+    best = np.abs(scaled(halves, unit) * product - weight).argmin(axis=0)
     d: Half = np.take_along_axis(halves, best[None], axis=0)[0]
-    return d, -scale[at[best]][None].astype(np.float32)
+    return d, -scale[best]

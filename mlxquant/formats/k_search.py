@@ -19,8 +19,9 @@ scale and a min a sub-block) and one or two float16 (d, dmin). In turn:
 
 Steps 3 and 4 cannot raise the error but by float32's rounding. Arrays of weights are [G, J, b],
 b super-blocks: sums run over the first axes, in order, so that a block's bytes do not depend on its
-neighbours. All is float32 but for the small systems of step 4. Weights are scaled to 1 … 2 by a
-power of two first, so that their squares are numbers.
+neighbours. All is float32, in an order that the kernels repeat (encode_k.metal and those that
+include it), bit for bit. Weights are scaled to 1 … 2 by a power of two first, so that their squares
+are numbers.
 
 This module holds what the two searches share.
 """
@@ -57,8 +58,6 @@ __all__ = [
 ]
 
 Half = NDArray[np.float16]
-Int32 = NDArray[np.int32]
-
 #: super-blocks searched at a time: few enough for the caches, many enough for NumPy
 _PIECE = 512
 
@@ -67,21 +66,23 @@ STARTS = ((0.84, 1.04), (0.64, 0.84))
 
 #: the extremes of float16
 LARGEST, _SMALLEST = np.float16(65504), np.float16(2.0**-24)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 class Lanes(NamedTuple):
     """Super-blocks, ready to be searched.
 
-    x: float32 [G, J, b], scaled by 2^-power of each super-block.
+    x: float32 [G, J, b], divided by the unit of each super-block.
     w: float32, as x: the importance, its mean over a super-block 1; or None for all ones.
-    total: float32 [J, b], the sum of w over a sub-block.
-    power: int32 [b].
+    total, per_total: float32 [J, b], the sum of w over a sub-block, and its inverse.
+    unit: float32 [b], powers of two.
     """
 
     x: Float32
     w: Float32 | None
     total: Float32
-    power: Int32
+    per_total: Float32
+    unit: Float32
 
     def weigh(self, values: Float32) -> Float32:
         """values · w."""
@@ -103,18 +104,32 @@ def in_lanes(blocks: Float32, importance: Float32 | None, size: int) -> Iterator
 
 def _lanes(blocks: Float32, importance: Float32 | None, size: int) -> Lanes:
     b, k = blocks.shape
-    # below 2^-25 every float16 is zero; the floor keeps 2^-power in range
-    power = np.maximum(np.frexp(np.abs(blocks).max(axis=1))[1] - 1, -40)
+    # below 2^-25 every float16 is zero
+    unit = _power_below(blocks, -40)
     x = np.empty((size, k // size, b), np.float32)
-    x[...] = np.ldexp(blocks, -power[:, None]).reshape(b, k // size, size).transpose(2, 1, 0)
+    # a zero of either sign becomes 0
+    x[...] = (blocks / unit[:, None] + _ZERO).reshape(b, k // size, size).transpose(2, 1, 0)
     if importance is None:
-        return Lanes(x, None, np.full(x.shape[1:], size, np.float32), power)
-    mean = importance.mean(axis=1, dtype=np.float64)[:, None]
-    # unimportant weights still follow where nothing else is at stake
-    relative = np.where(mean > 0, np.maximum(importance / np.where(mean > 0, mean, 1), 1e-6), 1)
+        total = np.full(x.shape[1:], size, np.float32)
+        return Lanes(x, None, total, inverse(total), unit)
     w = np.empty_like(x)
-    w[...] = relative.reshape(b, k // size, size).transpose(2, 1, 0)
-    return Lanes(x, w, over_weights(w), power)
+    parts = importance / _power_below(importance, -126)[:, None]
+    w[...] = parts.reshape(b, k // size, size).transpose(2, 1, 0)
+    all_of_it = over_sub_blocks(over_weights(w))
+    some = all_of_it > 0
+    w *= np.divide(np.float32(k), all_of_it, out=np.zeros_like(all_of_it), where=some)
+    # unimportant weights still follow where nothing else is at stake
+    w = np.where(some, np.maximum(w, np.float32(1e-6)), _ONE)
+    total = over_weights(w)
+    return Lanes(x, w, total, inverse(total), unit)
+
+
+def _power_below(values: Float32, lowest: int) -> Float32:
+    """Of each row of [b, k] the power of two at or below its largest magnitude: [b], from 2^lowest
+    to 2^126, whose inverse is a number too."""
+    power = np.frexp(np.abs(values).max(axis=1))[1] - 1
+    powers: Float32 = np.ldexp(_ONE, np.clip(power, lowest, 126))
+    return powers
 
 
 def in_order(lanes: Array) -> Array:
@@ -136,27 +151,29 @@ def over_sub_blocks(values: Array) -> Array:
 
 def inverse(values: Float32) -> Float32:
     """1 / values, and 0 where that is no number to multiply by."""
-    ok = np.abs(values) > 1e-37
-    return np.divide(np.float32(1), values, out=np.zeros_like(values), where=ok)
+    ok = np.abs(values) > np.float32(1e-37)
+    return np.divide(_ONE, values, out=np.zeros_like(values), where=ok)
 
 
-def nearest_half(values: Array, power: Int32) -> Half:
-    """The float16 nearest to values · 2^power, kept finite; [..., b]."""
+def nearest_half(values: Float32, unit: Float32) -> Half:
+    """The float16 nearest to values · unit, kept finite; [..., b]."""
     with np.errstate(over="ignore", under="ignore"):
-        halves = np.ldexp(values.astype(np.float64), power).astype(np.float16)
+        halves = (values * unit).astype(np.float16)
     return np.clip(halves, -LARGEST, LARGEST)
 
 
-def scaled(halves: Half | np.float16, power: Int32) -> Float32:
-    """What a float16 is among weights scaled by 2^-power; [..., b]."""
+def scaled(halves: Half | np.float16, unit: Float32) -> Float32:
+    """What a float16 is among weights divided by `unit`; [..., b]."""
     with np.errstate(under="ignore"):
-        values: Float32 = np.ldexp(np.float32(halves), -power)
+        values: Float32 = np.float32(halves) / unit
     return values
 
 
 def neighbours(halves: Half) -> tuple[Half, Half, Half]:
-    """Each number, the float16 below and the one above, all finite."""
-    return halves, np.nextafter(halves, -LARGEST), np.nextafter(halves, LARGEST)
+    """Each number, the float16 below and the one above, all finite; none is -0."""
+    zero = np.float16(0)
+    below, above = np.nextafter(halves, -LARGEST), np.nextafter(halves, LARGEST)
+    return halves + zero, below + zero, above + zero
 
 
 def shared_scale(
@@ -164,7 +181,7 @@ def shared_scale(
     weight: Float32,
     lowest: int,
     highest: int,
-    power: Int32,
+    unit: Float32,
     between: tuple[float, float],
 ) -> Half:
     """Step 2: the float16 d [b] that brings d · (lowest … highest) nearest to values [J, b].
@@ -181,14 +198,13 @@ def shared_scale(
     tries = np.arange(math.floor(between[1] * highest), between[0] * highest, -apart)
     if lowest:
         tries = np.concatenate((-tries, tries))
-    wanted = edge / tries[:, None]
-    halves = nearest_half(wanted, power)
+    wanted = edge * (_ONE / tries.astype(np.float32))[:, None]
+    halves = nearest_half(wanted, unit)
     # a step too small for float16 is the smallest there is: some scale of 1 may still serve
-    halves = np.where(
-        (halves == 0) & (wanted != 0), np.copysign(_SMALLEST, wanted).astype(np.float16), halves
-    )
+    smallest = np.where(wanted == 0, _ZERO, np.copysign(np.float32(_SMALLEST), wanted))
+    halves = np.where(halves == 0, smallest.astype(np.float16), halves)
     # [J, tries, b]
-    d = scaled(halves, power)
+    d = scaled(halves, unit)
     rounded = np.rint(values[:, None] * inverse(d))
     np.clip(rounded, np.float32(lowest), np.float32(highest), out=rounded)
     error = rounded * d - values[:, None]
@@ -206,24 +222,23 @@ def stretched(
         decode: what the weights become with these in place of `halves`, [G, J, b].
     """
 
-    def sums(decoded: Float32) -> tuple[Array, Array]:
-        weighed = lanes.weigh(decoded)
-        product = over_sub_blocks(over_weights(weighed * lanes.x).astype(np.float64))
-        return product, over_sub_blocks(over_weights(weighed * decoded).astype(np.float64))
+    def summed(values: Float32) -> Float32:
+        total: Float32 = over_sub_blocks(over_weights(values))
+        return total
 
-    def lost(decoded: Float32) -> Array:
+    def lost(decoded: Float32) -> Float32:
         error = decoded - lanes.x
         weighed = lanes.weigh(error)
-        along = over_sub_blocks(over_weights(weighed * lanes.x).astype(np.float64))
-        return loss(over_sub_blocks(over_weights(weighed * error).astype(np.float64)), along, size)
+        return loss(summed(weighed * error), summed(weighed * lanes.x), size)
 
     shares = lanes.weigh(lanes.x) * lanes.x
-    size = over_sub_blocks(over_weights(shares).astype(np.float64))
+    size = summed(shares)
     before = decode(halves)
-    by = factor(*sums(before), size)
+    weighed = lanes.weigh(before)
+    best = factor(summed(weighed * lanes.x), summed(weighed * before), size)
     # a weight that is most of its block has no direction beside its own
-    alone = 2 * shares.max(axis=(0, 1)) > size
-    by = np.where(alone | (by < 1 + FINEST), 1, by)
-    longer = [nearest_half(scaled(each, lanes.power) * by, lanes.power) for each in halves]
+    alone = shares.max(axis=(0, 1)) > size / np.float32(2)
+    by: Float32 = np.where(alone | (best < np.float32(1 + FINEST)), _ONE, best)
+    longer = [nearest_half(scaled(each, lanes.unit) * by, lanes.unit) for each in halves]
     won = lost(decode(longer)) < lost(before)
     return [np.where(won, new, old) for new, old in zip(longer, halves, strict=True)]

@@ -8,44 +8,47 @@ of inputs that it saw, so inputs x are large along w, and (e·x)² is larger for
 one across. Without the covariance of the inputs, from their mean squares v alone, a block's loss is
 taken as
 
-    Σ v e² + λ (Σ v e w)² / Σ v w²        λ = 1
+    Σ v e² + (Σ v e w)² / Σ v w²
 
-and the codes as they are; then the best factor for ŵ is (1 + λ) P / (Q + λ P² / X), where
-P = Σ v ŵ w, Q = Σ v ŵ², X = Σ v w². It is between 1 and X / P, at which no length is lost.
+an error along the weights costing twice as much as one across them, and the codes as they are; the
+best factor for ŵ is then 2 P / (Q + P² / X), where P = Σ v ŵ w, Q = Σ v ŵ², X = Σ v w². It is
+between 1 and X / P, at which no length is lost.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["FINEST", "factor", "loss"]
 
-_Float64 = NDArray[np.float64]
+#: of float32 or of float64, as the arguments are
+_Floats = NDArray[np.floating[Any]]
 
 #: half a step of float16 beside 1: to stretch by less would be to round
 FINEST = 2.0**-11
 
-#: λ: how much more an error along the weights costs than one across them
-_ALONG = 1.0
 
-
-def factor(product: _Float64, square: _Float64, size: _Float64) -> _Float64:
+def factor(product: _Floats, square: _Floats, size: _Floats) -> _Floats:
     """The best factor for the decoded weights of each block, [b]; 1 where nothing is decoded.
 
     Args:
         product: Σ v ŵ w; square: Σ v ŵ²; size: Σ v w², all [b].
     """
-    fits = (product > 0) & (size > 0)
-    safe = np.where(fits, size, 1)
-    below = np.where(fits, square + _ALONG * product * product / safe, 1)
-    return np.where(fits, (1 + _ALONG) * product / below, 1.0)
+    one = np.ones_like(product)
+    below = square + product * product / np.where(size > 0, size, one)
+    fits = (product > 0) & (below > 0)
+    by: _Floats = np.where(fits, (product + product) / np.where(fits, below, one), one)
+    return by
 
 
-def loss(error: _Float64, along: _Float64, size: _Float64) -> _Float64:
+def loss(error: _Floats, along: _Floats, size: _Floats) -> _Floats:
     """A block's loss, [b].
 
     Args:
         error: Σ v e²; along: Σ v e w; size: Σ v w², all [b].
     """
-    return error + _ALONG * along * along / np.where(size > 0, size, 1)
+    lost: _Floats = error + along * along / np.where(size > 0, size, np.ones_like(size))
+    return lost

@@ -22,6 +22,7 @@ from ..files.gguf_values import Value
 from ..formats.base import Array, NonFiniteError
 from ..load.blocks import floats_of
 from ..models.gguf_model import GgufModel, GgufTensor
+from .encode import encoded
 from .imatrix import Imatrix
 from .importance import Weighed, importance_notes, weigh
 from .llama_plan import choose_types, file_number, visiting_order
@@ -276,7 +277,7 @@ def _error(item: GgufItem, model: GgufModel) -> float:
     for begin in range(0, rows, step):
         w = floats.rows(begin, min(begin + step, rows))
         try:
-            difference = w - target.decode(target.encode(w))
+            difference = w - target.decode(encoded(target, w))
         except NonFiniteError as problem:
             raise refused(item, model.path, begin, problem) from problem
         error += float(np.sum(np.square(difference, dtype=np.float64)))

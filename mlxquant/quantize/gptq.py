@@ -25,6 +25,7 @@ import numpy as np
 from ..errors import RequestError
 from ..formats.base import Array, Format
 from ..formats.floats import Float32
+from .encode import encoded
 from .grid import Grid, make_grid
 from .hessian import DAMPING, Hessian, factorize, moments
 from .polish import polish
@@ -165,7 +166,7 @@ def feedback(
     """
     known = hessian if isinstance(hessian, Hessian) else factorize(hessian)
     weights = known.importance if importance is None else importance
-    (plain,) = fmt.encode(rows, weights)
+    (plain,) = encoded(fmt, rows, weights)
     size, nbytes = fmt.block_size, fmt.block_bytes
     n, k = rows.shape
     blocks = k // size
@@ -185,7 +186,7 @@ def feedback(
             # the later columns as they would be, if they could be anything, to make good the rest
             pull = np.linalg.solve(matrix[later[:, None], later], matrix[later[:, None], done])
             target = target + missing[:, done] @ pull[:size].T.astype(np.float32)
-        (coded,) = fmt.encode(np.ascontiguousarray(target, np.float32), weights[here])
+        (coded,) = encoded(fmt, np.ascontiguousarray(target, np.float32), weights[here])
         wire[:, block * nbytes : (block + 1) * nbytes] = coded
         missing[:, here] = rows[:, here] - fmt.decode((coded,))
         done = np.concatenate([done, here])

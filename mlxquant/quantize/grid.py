@@ -49,8 +49,8 @@ from ..formats.mxfp4 import Mxfp4
 from ..formats.mxfp8 import Mxfp8
 from ..formats.nvfp4 import Nvfp4
 from ..formats.packing import pack
+from .encode import encoded
 from .grid_levels import E4m3, Levels, Steps, Table
-from .search import search
 
 __all__ = ["Grid", "Storage", "grid_of_wire", "make_grid"]
 
@@ -222,11 +222,7 @@ def make_grid(fmt: Format, rows: Float32, importance: Float32 | None = None) -> 
     """
     if not has_grid(fmt):
         return None
-    if isinstance(fmt, MlxFormat):
-        wire = search(fmt, rows, importance)
-    else:
-        wire = fmt.encode(rows, importance)
-    return grid_of_wire(fmt, wire)
+    return grid_of_wire(fmt, encoded(fmt, rows, importance))
 
 
 def has_grid(fmt: Format) -> bool:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from ..assets import CALIBRATION_TEXT
 from ..errors import RequestError, one_line
 from ..formats.base import Array, Format
-from ..formats.mlx_format import MlxFormat
 from ..measure.text import Text, read_text
 from ..measure.windows import WINDOW, Tokens, cut, tokenize
 from ..models.source_model import SourceModel
@@ -40,6 +39,7 @@ from .calibrate import (
     wire_step,
 )
 from .distill import distill_plan
+from .encode import encoded
 from .gptq import encode
 from .hessian import Hessian, factorize, tied
 from .outcome import whole_divergence
@@ -379,9 +379,7 @@ class Encoder:
         known = self._factorized(statistics) if self._method == "gptq" else None
         if known is not None:
             return encode(fmt, rows, known, importance)
-        if isinstance(fmt, MlxFormat):
-            return search(fmt, rows, importance)
-        return fmt.encode(rows, importance)
+        return encoded(fmt, rows, importance)
 
     def _factorized(self, statistics: Statistics | None) -> Hessian | None:
         if self._of is statistics and statistics is not None:

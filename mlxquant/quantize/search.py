@@ -22,6 +22,8 @@ __all__ = ["search"]
 
 #: fewer weights than this are not worth a compiler's start
 _WORTH_A_KERNEL = 1 << 16
+#: formats whose kernel has been started
+_started: set[MlxFormat] = set()
 
 
 def search(
@@ -48,12 +50,13 @@ def search(
     weights = _weights(importance, rows.shape[1], target.block_size)
     if not isinstance(target, Affine):
         return search_levels(target, groups, weights)
-    if groups.size >= _WORTH_A_KERNEL:
+    if groups.size >= _WORTH_A_KERNEL or target in _started:
         # here, so that what quantizes nothing never loads it
         from ..kernels.search import search_affine as by_kernel
 
         found: tuple[Array, ...] | None = by_kernel(target, groups, weights, threads=1)
         if found is not None:
+            _started.add(target)
             return found
     return search_affine(target, groups, weights)
 

@@ -20,6 +20,7 @@ from ..formats.base import Array, NonFiniteError
 from ..load.blocks import floats_of
 from ..load.checkpoint import carrier_of
 from ..load.lazy import Node
+from ..quantize.encode import encoded
 from ..quantize.gguf_plan import GgufItem, GgufPlan, refused
 from .layout import Job, Layout, Output, Shard, cut
 from .manifest import versions
@@ -204,7 +205,7 @@ def _encoded(item: GgufItem, floats: Node, path: Path, begin: int, end: int) -> 
     pieces = []
     for first, last, importance in _matrices(item, begin, end):
         try:
-            pieces.append(target.encode(floats.rows(first, last), importance))
+            pieces.append(encoded(target, floats.rows(first, last), importance))
         except NonFiniteError as problem:
             raise refused(item, path, first, problem) from problem
     if len(pieces) == 1:

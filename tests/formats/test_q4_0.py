@@ -26,3 +26,9 @@ class TestQ40(Blocks, Rounds, WeighsImportance):
     def test_scale_beyond_float16_is_infinite(self) -> None:
         (wire,) = self.fmt.encode(np.full((1, 32), 1e6, np.float32))
         assert wire[0, :2].tobytes() == np.float16(-np.inf).tobytes()
+
+    def test_importance_finds_a_finite_scale(self) -> None:
+        """Beyond float16 too: the largest that there is."""
+        row = np.full((1, 32), 1e6, np.float32)
+        (wire,) = self.fmt.encode(row, np.ones(32, np.float32))
+        assert self.fmt.decode((wire,)).tolist() == [[65504.0 * 7] * 32]

@@ -22,3 +22,13 @@ class TestQ41(Blocks, Rounds, WeighsImportance):
         for sign, bits in ((1, [0x00, 0x80]), (-1, [0x00, 0x00])):
             row[0, 1] = np.copysign(np.float32(0), -sign)
             assert self.fmt.encode(row)[0][0, 2:4].tolist() == bits
+
+    def test_what_alone_counts_is_held(self) -> None:
+        """However far off the weights of no importance are."""
+        random = np.random.default_rng(1)
+        rows = random.standard_normal((64, 32)).astype(np.float32) * 100
+        importance = np.zeros(32, np.float32)
+        importance[::3] = random.random(11)
+        rows[:, ::3] = random.standard_normal((64, 1))
+        decoded = self.fmt.decode(self.fmt.encode(rows, importance))
+        np.testing.assert_allclose(decoded[:, ::3], rows[:, ::3], rtol=2.0**-11)

@@ -21,17 +21,17 @@ from mlxquant import kernels
 
 #: what is broken in each format's own file: a shift, an offset, a place, a sign
 BROKEN = {
-    "Q4_0": ("bits(j, 4, 4) - 8", "bits(j, 3, 4) - 8"),
+    "Q4_0": ("number(j, 4, 4, 8)", "number(j, 3, 4, 8)"),
     "Q4_1": ("load_half(block + 2)", "load_half(block)"),
-    "Q5_0": ("qh >> (j + 16)", "qh >> (j + 15)"),
-    "Q5_1": ("<< 4) * d + m", "<< 4) * d - m"),
+    "Q5_0": ("4 * four + 16", "4 * four + 15"),
+    "Q5_1": ("load_half(block + 2)", "-load_half(block + 2)"),
     "Q8_0": ("block + 2", "block + 4"),
     "Q2_K": ("part / 2 % 2", "part % 2"),
     "Q3_K": ("8 + s % 4", "8 + s / 4"),
-    "Q4_K": ("qs.bits(j, 4 * p, 4)", "qs.bits(j, 4 * p + 1, 4)"),
-    "Q5_K": ("4 * n + p, 1", "p, 1"),
+    "Q4_K": ("number(j, 4 * p, 4", "number(j, 4 * p + 1, 4"),
+    "Q5_K": ("down(4 * n)", "down(n)"),
     "Q6_K": ("32 * side + l", "32 * side"),
-    "IQ4_NL": ("w[j + 16]", "w[31 - j]"),
+    "IQ4_NL": ("q[j + 16]", "q[31 - j]"),
     "IQ4_XS": ("<< 4) - 32)", "<< 4) - 31)"),
     "IQ3_XXS": ("0.25f", "0.5f"),
     "IQ3_S": ("part / 2] >> (4 * (part % 2))", "part / 2] >> (4 * (part / 4))"),
@@ -41,10 +41,10 @@ BROKEN = {
     "IQ1_S": ("word >> 12 & 7", "word >> 12 & 15"),
     "IQ1_M": ("first >> 24 & 0xF0", "first >> 20 & 0xF0"),
     "TQ1_0": ("2 * (part - 5)", "part - 5"),
-    "TQ2_0": ("2 * p, 2) - 1", "2 * p, 1) - 1"),
+    "TQ2_0": ("2 * p, 2, 1)", "2 * p, 1, 1)"),
     "MXFP4": ("e < 2", "e < 1"),
     "NVFP4": ("code == 0x7F", "code == 0xFF"),
-    "Q1_0": ("d : -d", "-d : d"),
+    "Q1_0": ("1.0f : -1.0f", "-1.0f : 1.0f"),
     "Q2_0": ("j % 4 * 2", "j % 2 * 2"),
 }
 

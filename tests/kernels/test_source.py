@@ -13,15 +13,39 @@ from formats.ggml_golden import ggml_format
 from mlxquant.kernels import metal, tables
 from mlxquant.kernels.host import entries
 from mlxquant.kernels.host.compiler import Compiler
-from mlxquant.kernels.source import DEQUANTIZE, FORMATS, ROWS, call, header
+from mlxquant.kernels.source import DEQUANTIZE, ENCODERS, FORMATS, ROWS, call, header
 from support import REPOSITORY
 
-from mlxquant.formats.ggml_mxfp4 import TWICE_E2M1
 from mlxquant.formats.grids import grid
-from mlxquant.formats.iq4_nl import LEVELS
+from mlxquant.formats.iq4_nl import CHANGES, EDGES, LEVELS
+from mlxquant.formats.iq4_xs import DIVISORS
+from mlxquant.formats.k_mins import RANGES
+from mlxquant.formats.k_scales import LEVELS as K_LEVELS
+from mlxquant.formats.scale_search import BESIDE, TRIMS, edges_of
 
 FOLDER = REPOSITORY / "kernels"
-SHARED = {"affine_search", "blocks", "codebook", "dequantize", "k_scales", "lanes"}
+SHARED = {
+    *("affine_search", "blocks", "codebook", "dequantize", "e2m1", "k_scales", "lanes"),
+    *("gather", "matmul", "matvec", "parts"),
+    *("encode", "encode_levels", "encode_plain", "scale_search", *ENCODERS.values()),
+    *("encode_k", "encode_k_bytes", "encode_k_mins", "encode_k_scales"),
+}
+#: the tables of floats, and the arrays that they are written from
+FLOATS = {
+    "IQ4_NL_LEVELS": LEVELS,
+    "Q4_0_EDGES": edges_of(8),
+    "Q5_0_EDGES": edges_of(16),
+    "IQ4_NL_EDGES": EDGES,
+    "IQ4_NL_CHANGES": CHANGES,
+    "IQ4_XS_DIVISORS": DIVISORS,
+    "AFFINE_TRIMS": TRIMS,
+    "AFFINE_BESIDE": BESIDE,
+    "Q2_K_RANGES": RANGES[3],
+    "Q3_K_LEVELS": K_LEVELS[4],
+    "Q4_K_RANGES": RANGES[15],
+    "Q5_K_RANGES": RANGES[31],
+    "Q6_K_LEVELS": K_LEVELS[32],
+}
 QUALIFIERS = r"(device|constant|threadgroup|thread)\s+"
 TYPES = r"(?:u?char|u?short|u?int|u?long|float|half|bfloat|T|uint\d|float\d)"
 
@@ -50,9 +74,9 @@ def refusal(clang: Compiler, text: str) -> str:
 def constants(name: str) -> dict[str, int]:
     """The integers that a format's struct, or what it derives from, declares."""
     text = header(name)
-    own = re.search(rf"struct {name} : (\w+) {{(.*?)\n}};", text, re.DOTALL)
+    own = re.search(rf"struct {name} : (\w+)<{name}> {{(.*?)\n}};", text, re.DOTALL)
     assert own
-    base = re.search(rf"struct {own[1]} {{(.*?)\n}};", text, re.DOTALL)
+    base = re.search(rf"struct {own[1]} : Decoded<Format> {{(.*?)\n}};", text, re.DOTALL)
     assert base
     lines = re.findall(r"static constant constexpr int (.*);", base[1] + own[2])
     pairs = (item.split(" = ") for line in lines for item in line.split(", "))
@@ -72,6 +96,9 @@ def test_sizes_are_the_format_s(name: str) -> None:
     # metal.py reckons with it
     assert found["chunk"] == 32
     assert found["weights"] % found["chunk"] == found["chunk"] % found["run"] == 0
+    # and parts.metal with four neighbours, and with a scale for whole runs of codes
+    assert found["run"] % 8 == found["stride"] % 8 == 0
+    assert found["chunk"] % found["group"] == 0
 
 
 @every_format
@@ -105,9 +132,9 @@ def test_tables_hold_the_arrays() -> None:
         body = text[text.index("{") + 1 : text.index("}")].replace("\n", " ").split(",")
         values = [item.strip() for item in body]
         assert len(values) == size, name
-        if name in ("IQ4_NL_LEVELS", "TWICE_E2M1"):
-            wanted = LEVELS if name == "IQ4_NL_LEVELS" else TWICE_E2M1
-            np.testing.assert_array_equal([float(v.rstrip("f")) for v in values], wanted)
+        if not name.endswith("_GRID"):
+            wanted = np.asarray(FLOATS[name], np.float32).ravel()
+            np.testing.assert_array_equal(np.float32([v.rstrip("f") for v in values]), wanted)
             continue
         points = grid(name.removesuffix("_GRID"))
         words = np.array([int(v, 16) for v in values])[:, None]
@@ -131,7 +158,7 @@ def test_a_pointer_that_names_no_memory_is_noticed() -> None:
         assert right in code
         assert len(unqualified(code.replace(right, wrong, 1))) == 1
     code = code_of(FOLDER / "codebook.metal")
-    assert unqualified(code.replace("thread float* w", "float* w")) == ["float* "] * 2
+    assert unqualified(code.replace("thread float* q", "float* q")) == ["float* "] * 2
 
 
 @every_format
@@ -150,6 +177,7 @@ def test_the_compiler_takes_it_without_warnings(name: str, clang: Compiler) -> N
     [
         ("static void decode(const device uchar*", "static void decode(const uchar*"),
         ("static void decode(const device uchar*", "static void decode(const constant uchar*"),
+        ("const device uchar* block, int", "const uchar* block, int"),
         ("inline uint load16(const device uchar*", "inline uint load16(const uchar*"),
         ("reinterpret_cast<const device uint*>", "reinterpret_cast<const uint*>"),
         ("int part, device T* out", "int part, threadgroup T* out"),

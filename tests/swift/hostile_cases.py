@@ -209,6 +209,8 @@ def _case(case: Made, tmp: Path, contents: _Contents) -> bytes:
         else:
             with where.open("rb") as file:
                 data = file.read(1 if status.st_size > _SPARSE else status.st_size)
+            if where.suffix == ".bin":
+                data = data[:10]  # of an archive; the time follows, and nobody may look at either
             place = contents.place(data.replace(str(tmp).encode(), b"/outside"))
             size = status.st_size if status.st_size > _SPARSE else 0
             files.append(head + b"\0" + struct.pack("<IQ", place, size))

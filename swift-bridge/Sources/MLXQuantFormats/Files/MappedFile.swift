@@ -79,6 +79,11 @@ public final class MappedFile: Sendable {
         return try body(UnsafeRawBufferPointer(start: base, count: size))
     }
 
+    /// Says whether the bytes around those that are used will be wanted too; they are, at first.
+    func advise(readAhead: Bool) {
+        adviseFile(mapping, readAhead: readAhead)
+    }
+
     /// The first bytes, at most `count`.
     func prefix(_ count: Int) -> [UInt8] {
         withUnsafeBytes { Array($0.prefix(count)) }

@@ -54,6 +54,13 @@ func mapFile(_ descriptor: Int32, size: Int) -> Result<UnsafeRawPointer, Reason>
     return .success(UnsafeRawPointer(found))
 }
 
+/// Says whether the bytes around those that are used will be wanted too, and so are read with them.
+func adviseFile(_ bytes: UnsafeRawBufferPointer, readAhead: Bool) {
+    guard let base = bytes.baseAddress else { return }
+    let advice = readAhead ? MADV_NORMAL : MADV_RANDOM
+    _ = madvise(UnsafeMutableRawPointer(mutating: base), bytes.count, Int32(advice))
+}
+
 /// A copy of bytes that ends at a page which nobody may read, and the mapping that holds both.
 func mapGuarded(
     _ bytes: [UInt8]

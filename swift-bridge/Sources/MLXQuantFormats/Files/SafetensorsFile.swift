@@ -32,6 +32,9 @@ public struct SafetensorsFile: Sendable {
 
     init(_ file: MappedFile) throws(FormatError) {
         self.file = file
+        // so that what lies behind the header stays on the disk
+        file.advise(readAhead: false)
+        defer { file.advise(readAhead: true) }
         let parsed = try file.withUnsafeBytes { (bytes) throws(FormatError) in
             try Self.parse(bytes, of: file)
         }

@@ -42,6 +42,8 @@ protocol Rounding {
     static var holdsE2M1: Bool { get }
     /// The nearest value that the type holds.
     static func rounded(_ value: Float) -> Float
+    /// The same of what is not NaN; quicker.
+    static func roundedNumber(_ value: Float) -> Float
     /// A stored number; exact.
     static func load(_ from: UnsafeRawPointer, _ index: Int) -> Float
 }
@@ -53,6 +55,9 @@ enum RoundToFloat: Rounding {
     static func rounded(_ value: Float) -> Float { value }
 
     @inline(__always)
+    static func roundedNumber(_ value: Float) -> Float { value }
+
+    @inline(__always)
     static func load(_ from: UnsafeRawPointer, _ index: Int) -> Float {
         Float(bitPattern: load32(from + 4 &* index))
     }
@@ -62,7 +67,21 @@ enum RoundToHalf: Rounding {
     static var holdsE2M1: Bool { false }
 
     @inline(__always)
-    static func rounded(_ value: Float) -> Float { float(half: halfBits(value)) }
+    static func rounded(_ value: Float) -> Float {
+        value.isNaN ? .nan : roundedNumber(value)
+    }
+
+    @inline(__always)
+    static func roundedNumber(_ value: Float) -> Float {
+        let bits = value.bitPattern
+        let size = bits & 0x7FFF_FFFF
+        let normal = (size &+ 0xFFF &+ (size &>> 13 & 1)) & 0xFFFF_E000
+        // at one half, a Float's last bit is that of a subnormal float16
+        let tiny = ((Float(bitPattern: size) + 0.5) - 0.5).bitPattern
+        var found = size < 113 &<< 23 ? tiny : normal
+        found = size >= 0x477F_F000 ? 0x7F80_0000 : found
+        return Float(bitPattern: found | (bits & 0x8000_0000))
+    }
 
     @inline(__always)
     static func load(_ from: UnsafeRawPointer, _ index: Int) -> Float {
@@ -75,9 +94,13 @@ enum RoundToBFloat: Rounding {
 
     @inline(__always)
     static func rounded(_ value: Float) -> Float {
+        value.isNaN ? .nan : roundedNumber(value)
+    }
+
+    @inline(__always)
+    static func roundedNumber(_ value: Float) -> Float {
         let bits = value.bitPattern
-        let carried = (bits &+ 0x7FFF &+ (bits &>> 16 & 1)) & 0xFFFF_0000
-        return Float(bitPattern: value.isNaN ? 0x7FC0_0000 : carried)
+        return Float(bitPattern: (bits &+ 0x7FFF &+ (bits &>> 16 & 1)) & 0xFFFF_0000)
     }
 
     @inline(__always)

@@ -27,8 +27,10 @@ func storeAffine(
     _ low: Float,
     _ out: UnsafeMutablePointer<Float>
 ) {
-    let scaled = floats(codes) * SIMD16<Float>(repeating: scale)
-    store(scaled - SIMD16<Float>(repeating: low), out)
+    let (scale, low) = (SIMD8<Float>(repeating: scale), SIMD8<Float>(repeating: low))
+    // eight at a time: what converts sixteen at once is slow where vectors are wide
+    store(floats(codes.lowHalf) * scale - low, out)
+    store(floats(codes.highHalf) * scale - low, out + 8)
 }
 
 /// Sixteen weights: codes less what stands for zero, times a scale.
@@ -39,8 +41,7 @@ func storeSymmetric(
     _ scale: Float,
     _ out: UnsafeMutablePointer<Float>
 ) {
-    let centred = codes &- SIMD16<UInt8>(repeating: zero)
-    store(signedFloats(centred) * SIMD16<Float>(repeating: scale), out)
+    storeSigned(codes &- SIMD16<UInt8>(repeating: zero), scale, out)
 }
 
 /// The halves of eight bytes in turn, the lower one of each first.
@@ -53,8 +54,14 @@ func nibbles(_ bytes: SIMD8<UInt8>) -> SIMD16<UInt8> {
 
 /// Codes as floats.
 @inline(__always)
-func floats(_ codes: SIMD16<UInt8>) -> SIMD16<Float> {
-    SIMD16<Float>(SIMD16<Int32>(truncatingIfNeeded: codes))
+func floats(_ codes: SIMD8<UInt8>) -> SIMD8<Float> {
+    SIMD8<Float>(SIMD8<Int32>(truncatingIfNeeded: codes))
+}
+
+/// Codes that are two's complements as floats.
+@inline(__always)
+func signedFloats(_ codes: SIMD8<UInt8>) -> SIMD8<Float> {
+    SIMD8<Float>(SIMD8<Int32>(truncatingIfNeeded: SIMD8<Int8>(truncatingIfNeeded: codes)))
 }
 
 /// The bytes of a word, the lowest first.
@@ -63,10 +70,12 @@ func eightBytes(of word: UInt64) -> SIMD8<UInt8> {
     unsafeBitCast(word.littleEndian, to: SIMD8<UInt8>.self)
 }
 
-/// Codes that are two's complements as floats.
+/// The lowest sixteen bits of a word, each the fifth bit of a code.
 @inline(__always)
-func signedFloats(_ codes: SIMD16<UInt8>) -> SIMD16<Float> {
-    SIMD16<Float>(SIMD16<Int32>(truncatingIfNeeded: SIMD16<Int8>(truncatingIfNeeded: codes)))
+func fifthBits(_ word: UInt32) -> SIMD16<UInt8> {
+    let low = spread(UInt8(truncatingIfNeeded: word)) &>> 3
+    let high = spread(UInt8(truncatingIfNeeded: word &>> 8)) &>> 3
+    return SIMD16(lowHalf: eightBytes(of: low), highHalf: eightBytes(of: high))
 }
 
 /// A mask's bits in the highest bits of eight bytes; the lowest bit is in the lowest byte.
@@ -77,16 +86,22 @@ func spread(_ mask: UInt8) -> UInt64 {
     return (alone &+ 0x0040_6070_787C_7E7F) & 0x8080_8080_8080_8080
 }
 
-/// Writes sixteen floats.
-@inline(__always)
-func store(_ values: SIMD16<Float>, _ out: UnsafeMutablePointer<Float>) {
-    UnsafeMutableRawPointer(out).storeBytes(of: values, as: SIMD16<Float>.self)
-}
-
 /// Writes eight floats.
 @inline(__always)
 func store(_ values: SIMD8<Float>, _ out: UnsafeMutablePointer<Float>) {
     UnsafeMutableRawPointer(out).storeBytes(of: values, as: SIMD8<Float>.self)
+}
+
+/// Sixteen weights: codes that are two's complements, times a scale.
+@inline(__always)
+func storeSigned(
+    _ codes: SIMD16<UInt8>,
+    _ scale: Float,
+    _ out: UnsafeMutablePointer<Float>
+) {
+    let scale = SIMD8<Float>(repeating: scale)
+    store(signedFloats(codes.lowHalf) * scale, out)
+    store(signedFloats(codes.highHalf) * scale, out + 8)
 }
 
 /// Twice the levels of E2M1 codes below 8: 0, 1, 2, 3, 4, 6, 8, 12.
@@ -108,7 +123,7 @@ func storeTwiceE2M1(
 ) {
     let twice = twiceE2M1(codes & SIMD16<UInt8>(repeating: 7))
     let negative = SIMD16<UInt8>(repeating: 0) &- (codes &>> SIMD16<UInt8>(repeating: 3))
-    store(signedFloats((twice ^ negative) &- negative) * SIMD16<Float>(repeating: scale), out)
+    storeSigned((twice ^ negative) &- negative, scale, out)
 }
 
 /// Writes 32 weights of 16 bytes of codes: byte j holds weight j (low nibble) and weight j + 16, each

@@ -19,14 +19,11 @@ enum Q5_0: BlockFormat {
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
         let d = loadHalf(block)
-        let high = Int32(bitPattern: load32(block + 2))
-        let qs = (block + 6).assumingMemoryBound(to: UInt8.self)
-        for j in 0..<16 {
-            let shift = Int32(truncatingIfNeeded: j)
-            let low = Int32(qs[j] & 15) | (high &>> shift & 1) &<< 4
-            let upper = Int32(qs[j] &>> 4) | (high &>> (shift &+ 16) & 1) &<< 4
-            out[j] = Float(low &- 16) * d
-            out[j &+ 16] = Float(upper &- 16) * d
-        }
+        let high = load32(block + 2)
+        let qs = bytes16(block, 6)
+        let low = codes(qs, from: 0, mask: 15) | fifthBits(high)
+        let upper = codes(qs, from: 4, mask: 15) | fifthBits(high &>> 16)
+        storeSymmetric(low, less: 16, d, out)
+        storeSymmetric(upper, less: 16, d, out + 16)
     }
 }

@@ -20,14 +20,12 @@ enum Q5_1: BlockFormat {
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
         let d = loadHalf(block)
         let m = loadHalf(block + 2)
-        let high = Int32(bitPattern: load32(block + 4))
-        let qs = (block + 8).assumingMemoryBound(to: UInt8.self)
-        for j in 0..<16 {
-            let shift = Int32(truncatingIfNeeded: j)
-            let low = Int32(qs[j] & 15) | (high &>> shift & 1) &<< 4
-            let upper = Int32(qs[j] &>> 4) | (high &>> (shift &+ 16) & 1) &<< 4
-            out[j] = Float(low) * d + m
-            out[j &+ 16] = Float(upper) * d + m
-        }
+        let high = load32(block + 4)
+        let qs = bytes16(block, 8)
+        let low = codes(qs, from: 0, mask: 15) | fifthBits(high)
+        let upper = codes(qs, from: 4, mask: 15) | fifthBits(high &>> 16)
+        // less -m, which is the same number
+        storeAffine(low, d, -m, out)
+        storeAffine(upper, d, -m, out + 16)
     }
 }

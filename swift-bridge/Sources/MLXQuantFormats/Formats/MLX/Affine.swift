@@ -19,12 +19,20 @@ private struct AffineGroups<Width: CodeWidth, Floats: Rounding>: GroupFormat {
     func decode(_ wire: Wire, _ group: Int, _ out: UnsafeMutablePointer<Float>) {
         let scale = Floats.load(wire.scales, group)
         let bias = Floats.load(wire.biases, group)
-        let codes = wire.weight + group &* groupSize &* Width.bits / 8
+        let packed = wire.weight + group &* groupSize &* Width.bits / 8
         for eight in 0..<(groupSize / 8) {
-            let to = out + eight &* 8
-            Width.unpack(codes + eight &* Width.bits, to)
-            for index in 0..<8 {
-                to[index] = Floats.rounded(Floats.rounded(to[index] * scale) + bias)
+            let codes = eightBytes(of: Width.unpack(packed + eight &* Width.bits))
+            store(floats(codes), out + (8 &* eight))
+        }
+        if scale.isFinite && bias.isFinite {
+            // then no product and no sum is NaN
+            for index in 0..<groupSize {
+                let product = Floats.roundedNumber(out[index] * scale)
+                out[index] = Floats.roundedNumber(product + bias)
+            }
+        } else {
+            for index in 0..<groupSize {
+                out[index] = Floats.rounded(Floats.rounded(out[index] * scale) + bias)
             }
         }
     }
@@ -38,14 +46,30 @@ private protocol CodeWidth: Sendable {
 }
 
 extension CodeWidth {
+    /// Eight codes in a byte each, the first one lowest: halves are moved apart until each is alone.
     @inline(__always)
-    static func unpack(_ at: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
-        let word = load(at)
-        let mask = UInt64(1) &<< UInt64(bits) &- 1
-        for index in 0..<8 {
-            let code = word &>> UInt64(truncatingIfNeeded: bits &* index) & mask
-            out[index] = Float(Int32(truncatingIfNeeded: code))
+    static func unpack(_ at: UnsafeRawPointer) -> UInt64 {
+        let width = UInt64(bits)
+        var codes = load(at)
+        if bits < 8 {
+            codes = apart(codes, low: 1 &<< (4 &* width) &- 1, by: 32 &- 4 &* width, lane: 32)
+            let pairs = (1 &<< (2 &* width) &- 1) &* 0x1_0000_0001
+            codes = apart(codes, low: pairs, by: 16 &- 2 &* width, lane: 16)
+            let singles = (1 &<< width &- 1) &* 0x1_0001_0001_0001
+            codes = apart(codes, low: singles, by: 8 &- width, lane: 8)
         }
+        return codes
+    }
+
+    /// Keeps what `low` covers, and moves what is above it to the next lane.
+    @inline(__always)
+    private static func apart(
+        _ codes: UInt64,
+        low: UInt64,
+        by shift: UInt64,
+        lane: UInt64
+    ) -> UInt64 {
+        codes & low | codes &<< shift & (low &<< lane)
     }
 }
 

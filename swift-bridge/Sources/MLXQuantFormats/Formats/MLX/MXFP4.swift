@@ -33,20 +33,20 @@ struct MXFP4Groups<Floats: Rounding>: GroupFormat {
 /// is 8, times half a scale.
 @inline(__always)
 func storeE2M1(_ bytes: SIMD16<UInt8>, _ half: Float, _ out: UnsafeMutablePointer<Float>) {
-    let scale = SIMD16<Float>(repeating: half)
-    store(e2m1(nibbles(bytes.lowHalf)) * scale, out)
-    store(e2m1(nibbles(bytes.highHalf)) * scale, out + 16)
+    storeE2M1(bytes.lowHalf, half, out)
+    storeE2M1(bytes.highHalf, half, out + 16)
 }
 
-/// Twice the levels of codes below 16; code 8 is -0.
+/// Writes 16 weights of 8 bytes of codes; as of 16 bytes.
 @inline(__always)
-func e2m1(_ codes: SIMD16<UInt8>) -> SIMD16<Float> {
-    let twice = floats(twiceE2M1(codes & SIMD16<UInt8>(repeating: 7)))
+func storeE2M1(_ bytes: SIMD8<UInt8>, _ half: Float, _ out: UnsafeMutablePointer<Float>) {
+    let codes = nibbles(bytes)
+    let twice = twiceE2M1(codes & SIMD16<UInt8>(repeating: 7))
+    let values = SIMD16<Float>(SIMD16<Int32>(truncatingIfNeeded: twice))
     let signs = SIMD16<UInt32>(truncatingIfNeeded: codes & SIMD16<UInt8>(repeating: 8)) &<< 28
-    return unsafeBitCast(
-        unsafeBitCast(twice, to: SIMD16<UInt32>.self) | signs,
-        to: SIMD16<Float>.self
-    )
+    let signed = unsafeBitCast(values, to: SIMD16<UInt32>.self) | signs
+    let scaled = unsafeBitCast(signed, to: SIMD16<Float>.self) * SIMD16<Float>(repeating: half)
+    UnsafeMutableRawPointer(out).storeBytes(of: scaled, as: SIMD16<Float>.self)
 }
 
 /// 2^(code - 127), and infinity for 255.

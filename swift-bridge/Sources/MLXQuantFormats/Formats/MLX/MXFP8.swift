@@ -14,11 +14,17 @@ struct MXFP8Groups<Floats: Rounding>: GroupFormat {
 
     @inline(__always)
     func decode(_ wire: Wire, _ group: Int, _ out: UnsafeMutablePointer<Float>) {
-        let scale = powerOfTwo(wire.scales.load(fromByteOffset: group, as: UInt8.self))
-        let power = Floats.rounded(scale)
+        let code = wire.scales.load(fromByteOffset: group, as: UInt8.self)
+        let power = Floats.rounded(powerOfTwo(code))
         let codes = (wire.weight + 32 &* group).assumingMemoryBound(to: UInt8.self)
         for index in 0..<32 {
-            out[index] = Floats.rounded(e4m3(codes[index]) * power)
+            out[index] = e4m3(codes[index]) * power
+        }
+        // four significant bits: a wide type holds the product where it is not subnormal
+        if !Floats.holdsE2M1 || code < 16 {
+            for index in 0..<32 {
+                out[index] = Floats.rounded(out[index])
+            }
         }
     }
 }
@@ -27,11 +33,8 @@ struct MXFP8Groups<Floats: Rounding>: GroupFormat {
 @inline(__always)
 func e4m3(_ code: UInt8) -> Float {
     let size = UInt32(code & 0x7F)
-    // Its bits are those of a Float whose exponent's bias is another; subnormal where the exponent
-    // is 0, which an added 2^-6 makes normal.
-    let normal = Float(bitPattern: size &<< 20 &+ 120 &<< 23)
-    let small = Float(bitPattern: size &<< 20 &+ 121 &<< 23) - 0x1p-6
-    var value = size < 8 ? small : normal
-    value = size == 0x7F ? .nan : value
-    return Float(bitPattern: value.bitPattern | UInt32(code & 0x80) &<< 24)
+    // Its bits are those of a Float whose exponent's bias is another, subnormal ones too.
+    let magnitude = Float(bitPattern: size &<< 20) * 0x1p120
+    let nan: UInt32 = size == 0x7F ? 0x7FC0_0000 : 0
+    return Float(bitPattern: magnitude.bitPattern | nan | UInt32(code & 0x80) &<< 24)
 }

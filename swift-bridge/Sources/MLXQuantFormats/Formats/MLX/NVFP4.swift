@@ -18,7 +18,6 @@ struct NVFP4Groups: GroupFormat {
     @inline(__always)
     func decode(_ wire: Wire, _ group: Int, _ out: UnsafeMutablePointer<Float>) {
         let scale = e4m3(wire.scales.load(fromByteOffset: group, as: UInt8.self))
-        let codes = nibbles(bytes8(wire.weight, 8 &* group))
-        store(e2m1(codes) * SIMD16<Float>(repeating: 0.5 * scale), out)
+        storeE2M1(bytes8(wire.weight, 8 &* group), 0.5 * scale, out)
     }
 }
