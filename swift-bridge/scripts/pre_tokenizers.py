@@ -4,7 +4,7 @@ What a name in a GGUF file stands for is known in `mlxquant/tokenizers/pre_token
 runtime has the same table.
 
     python swift-bridge/scripts/pre_tokenizers.py            write the table
-    python swift-bridge/scripts/pre_tokenizers.py --check    exit 1 unless it is as it would be written
+    python swift-bridge/scripts/pre_tokenizers.py --check    exit 1 unless it is what is there
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Swift library change with the operating system; the tokenizer's ids must not. So
 the `tokenizers` library's expressions once, and kept.
 
     python swift-bridge/scripts/unicode_tables.py            write the table
-    python swift-bridge/scripts/unicode_tables.py --check    exit 1 unless it is as it would be written
+    python swift-bridge/scripts/unicode_tables.py --check    exit 1 unless it is what is there
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ OUTPUT = (
     / "Sources/MLXQuantRuntime/Tokenizer/UnicodeTables+Generated.swift"
 )
 
+_NAMES = "Cn Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Cs Co"
 #: the two-letter categories in the order of their numbers in the table; Cn, unassigned, is 0
-CATEGORIES = (
-    "Cn Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Cs Co"
-).split()
+CATEGORIES = tuple(_NAMES.split())
 
 _ALL = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
 
@@ -36,7 +35,7 @@ def _code(index: int) -> int:
 
 
 def matches(expression: str) -> list[tuple[int, int]]:
-    """Ranges of indices of _ALL, last one excluded, of what an expression for a character matches."""
+    """Ranges of indices of _ALL, last one excluded, of what an expression matches."""
     kept = Split(Regex(expression), "removed").pre_tokenize_str(_ALL)
     found, at = [], 0
     for _, (first, last) in kept:
@@ -126,9 +125,7 @@ def source() -> str:
     """The Swift file."""
     words = [value for first, last in matches(r"\w") for value in (_code(first), _code(last - 1))]
     known = decompositions()
-    flat = [
-        value for c, parts in known.items() for value in (ord(c), len(parts), *map(ord, parts))
-    ]
+    flat = [value for c, parts in known.items() for value in (ord(c), len(parts), *map(ord, parts))]
     tables = [
         _table(
             "categories",
@@ -137,7 +134,9 @@ def source() -> str:
         ),
         _table("wordCharacters", "First and last code points of the ranges of `\\w`.", words),
         _table(
-            "decompositions", "Code point, length and scalars of each canonical decomposition.", flat
+            "decompositions",
+            "Code point, length and scalars of each canonical decomposition.",
+            flat,
         ),
         _table(
             "combiningClasses",

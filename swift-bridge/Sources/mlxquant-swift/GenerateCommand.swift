@@ -179,7 +179,10 @@ enum GenerateCommand {
                         reason: "--system-prompt: this model has no chat template to put it in"
                     )
                 }
-                remark("this model has no chat template: it goes on from the prompt as it is", request)
+                remark(
+                    "this model has no chat template: it goes on from the prompt as it is",
+                    request
+                )
             }
             tokens = try model.encode(prompt)
         } else {

@@ -8,6 +8,7 @@ extension LanguageModel {
     /// there.
     ///
     /// - Parameter text: any text.
+    /// - Returns: the ids.
     /// - Throws: ``GenerationError`` if the tokenizer fails.
     public func encode(_ text: String) throws(GenerationError) -> [Int] {
         let begins = tokenizer.specialTexts["bos_token"].map { text.utf8.starts(with: $0.utf8) }
@@ -20,6 +21,7 @@ extension LanguageModel {
     /// - Parameters:
     ///   - messages: all turns, the oldest first.
     ///   - variables: what else the template may ask for, such as `enable_thinking`.
+    /// - Returns: the ids.
     /// - Throws: ``GenerationError`` if there is no template, or it does not render.
     public func encode(
         _ messages: [ChatMessage],

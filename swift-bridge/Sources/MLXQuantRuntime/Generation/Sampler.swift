@@ -27,10 +27,12 @@ struct Sampler: Sendable {
     /// - Parameters:
     ///   - scores: one a token.
     ///   - seen: the tokens so far.
+    /// - Returns: its id.
     mutating func next(_ scores: inout [Float], after seen: [Int]) -> Int {
         if let penalty = options.repetitionPenalty, penalty != 1 {
             for token in Set(seen.suffix(Self.memory)) where scores.indices.contains(token) {
-                scores[token] = scores[token] < 0 ? scores[token] * penalty : scores[token] / penalty
+                scores[token] =
+                    scores[token] < 0 ? scores[token] * penalty : scores[token] / penalty
             }
         }
         let temperature = options.temperature ?? 0

@@ -6,16 +6,20 @@ protocol BlockProduct: Sendable {
     static var weights: Int { get }
     /// Bytes of a block.
     static var bytes: Int { get }
-    /// Partial sums of Σ w · x over a block.
+    /// Partial sums of Σ w · x over a block, without what is the same for many weights.
     ///
     /// - Parameters:
     ///   - block: its bytes.
     ///   - x: activations in the order of the planes.
     ///   - sums: of sixteen activations each.
+    ///   - low: what is the same for many weights is subtracted here. Lanes of a vector must all go
+    ///     through the same, or the compiler takes them apart.
+    /// - Returns: four sums, to be added up.
     static func dot(
         _ block: UnsafeRawPointer,
         _ x: UnsafePointer<Float>,
-        _ sums: UnsafePointer<Float>
+        _ sums: UnsafePointer<Float>,
+        _ low: inout Float
     ) -> Planes.Vector
 }
 
@@ -51,15 +55,17 @@ struct BlockRows: MatrixRows {
             for row in rows {
                 var block = wire + row &* blocks &* Product.bytes
                 var total = Planes.Vector.zero
+                var low: Float = 0
                 for index in 0..<blocks {
                     total += Product.dot(
                         block,
                         x + index &* Product.weights,
-                        sums + index &* (Product.weights / 16)
+                        sums + index &* (Product.weights / 16),
+                        &low
                     )
                     block += Product.bytes
                 }
-                out[row] = total.sum()
+                out[row] = total.sum() + low
             }
         }
     }
@@ -126,12 +132,15 @@ enum Q8_0Product: BlockProduct {
     static func dot(
         _ block: UnsafeRawPointer,
         _ x: UnsafePointer<Float>,
-        _ sums: UnsafePointer<Float>
+        _ sums: UnsafePointer<Float>,
+        _ low: inout Float
     ) -> Planes.Vector {
-        let sum =
-            Planes.signedDot(Planes.bytes(block + 2), x)
-            + Planes.signedDot(Planes.bytes(block + 18), x + 16)
-        return sum * (half(block) * Planes.signedScale)
+        let one = Planes.words(block + 2) ^ 0x8080_8080
+        let other = Planes.words(block + 18) ^ 0x8080_8080
+        let sum = Planes.dot(one, x) + Planes.dot(other, x + 16)
+        let scale = half(block)
+        low -= scale * (128 * (sums[0] + sums[1]))
+        return sum * scale
     }
 }
 
@@ -143,14 +152,14 @@ enum Q4_0Product: BlockProduct {
     static func dot(
         _ block: UnsafeRawPointer,
         _ x: UnsafePointer<Float>,
-        _ sums: UnsafePointer<Float>
+        _ sums: UnsafePointer<Float>,
+        _ low: inout Float
     ) -> Planes.Vector {
-        let codes = Planes.bytes(block + 2)
-        let eight = Planes.Bytes(repeating: 8)
-        let sum =
-            Planes.signedDot((codes & 15) &- eight, x)
-            + Planes.signedDot((codes &>> 4) &- eight, x + 16)
-        return sum * (half(block) * Planes.signedScale)
+        let codes = Planes.words(block + 2)
+        let sum = Planes.dot(Planes.low(codes), x) + Planes.dot(Planes.high(codes), x + 16)
+        let scale = half(block)
+        low -= scale * (8 * (sums[0] + sums[1]))
+        return sum * scale
     }
 }
 
@@ -162,15 +171,16 @@ enum MXFP4Product: BlockProduct {
     static func dot(
         _ block: UnsafeRawPointer,
         _ x: UnsafePointer<Float>,
-        _ sums: UnsafePointer<Float>
+        _ sums: UnsafePointer<Float>,
+        _ low: inout Float
     ) -> Planes.Vector {
-        let e = UInt32(byte(block, 0))
-        let half = Float(bitPattern: e < 2 ? 0x20_0000 &<< e : (e &- 1) &<< 23)
-        let codes = Planes.bytes(block + 1)
+        let half = halfPowerOfTwo(byte(block, 0))
+        let codes = Planes.words(block + 1)
         let sum =
-            Planes.signedDot(Planes.twiceLevels(codes & 15), x)
-            + Planes.signedDot(Planes.twiceLevels(codes &>> 4), x + 16)
-        return sum * Planes.signedScale * half
+            Planes.dot(Planes.twiceLevels(Planes.low(codes)), x)
+            + Planes.dot(Planes.twiceLevels(Planes.high(codes)), x + 16)
+        low -= half * (Planes.levelOffset * (sums[0] + sums[1]))
+        return sum * half
     }
 }
 
@@ -182,25 +192,27 @@ enum Q4_KProduct: BlockProduct {
     static func dot(
         _ block: UnsafeRawPointer,
         _ x: UnsafePointer<Float>,
-        _ sums: UnsafePointer<Float>
+        _ sums: UnsafePointer<Float>,
+        _ low: inout Float
     ) -> Planes.Vector {
-        let (d, dmin) = (half(block), half(block + 2))
         let scales = SixBitScales(block + 4)
         var total = Planes.Vector.zero
         var lows: Float = 0
         for run in 0..<4 {
-            let (first, second) = (2 &* run, 2 &* run &+ 1)
-            let one = Planes.bytes(block + (16 &+ 32 &* run))
-            let other = Planes.bytes(block + (32 &+ 32 &* run))
+            let one = Planes.words(block + (16 &+ 32 &* run))
+            let other = Planes.words(block + (32 &+ 32 &* run))
             let at = x + 64 &* run
-            let low = Planes.dot(one & 15, at) + Planes.dot(other & 15, at + 16)
-            let high = Planes.dot(one &>> 4, at + 32) + Planes.dot(other &>> 4, at + 48)
-            total += low * scales.scale(first) + high * scales.scale(second)
+            let even = Planes.dot(Planes.low(one), at) + Planes.dot(Planes.low(other), at + 16)
+            let odd =
+                Planes.dot(Planes.high(one), at + 32) + Planes.dot(Planes.high(other), at + 48)
+            total += even * scales.scale(2 &* run)
+            total += odd * scales.scale(2 &* run &+ 1)
             let sum = sums + 4 &* run
-            lows += scales.min(first) * (sum[0] + sum[1])
-            lows += scales.min(second) * (sum[2] + sum[3])
+            lows += scales.min(2 &* run) * (sum[0] + sum[1])
+            lows += scales.min(2 &* run &+ 1) * (sum[2] + sum[3])
         }
-        return total * d - Planes.Vector(dmin * lows, 0, 0, 0)
+        low -= half(block + 2) * lows
+        return total * half(block)
     }
 }
 
@@ -212,27 +224,34 @@ enum Q5_KProduct: BlockProduct {
     static func dot(
         _ block: UnsafeRawPointer,
         _ x: UnsafePointer<Float>,
-        _ sums: UnsafePointer<Float>
+        _ sums: UnsafePointer<Float>,
+        _ low: inout Float
     ) -> Planes.Vector {
-        let (d, dmin) = (half(block), half(block + 2))
         let scales = SixBitScales(block + 4)
         var total = Planes.Vector.zero
         var lows: Float = 0
-        for subBlock in 0..<8 {
-            let (run, isHigh) = (subBlock / 2, subBlock % 2 == 1)
-            var sum = Planes.Vector.zero
+        for run in 0..<4 {
             for side in 0..<2 {
-                let codes = Planes.bytes(block + (48 &+ 32 &* run &+ 16 &* side))
-                let top = Planes.bytes(block + (16 &+ 16 &* side))
-                let shift = Planes.Bytes(repeating: UInt8(truncatingIfNeeded: subBlock))
-                let low = isHigh ? codes &>> 4 : codes & 15
-                let code = low | (top &>> shift & 1) &<< 4
-                sum += Planes.dot(code, x + (32 &* subBlock &+ 16 &* side))
+                let codes = Planes.words(block + (48 &+ 32 &* run &+ 16 &* side))
+                let top = Planes.words(block + (16 &+ 16 &* side))
+                let shift = UInt32(truncatingIfNeeded: 2 &* run)
+                // A bit in its place is sixteen times the bit: a product of its own is exact.
+                let at = x + (64 &* run &+ 16 &* side)
+                let sum = sums + (4 &* run &+ side)
+                let even =
+                    Planes.dot(Planes.low(codes), at)
+                    + Planes.dot(Planes.bit(top, shift), at) * 16
+                let odd =
+                    Planes.dot(Planes.high(codes), at + 32)
+                    + Planes.dot(Planes.bit(top, shift &+ 1), at + 32) * 16
+                total += even * scales.scale(2 &* run)
+                total += odd * scales.scale(2 &* run &+ 1)
+                lows += scales.min(2 &* run) * sum[0]
+                lows += scales.min(2 &* run &+ 1) * sum[2]
             }
-            total += sum * scales.scale(subBlock)
-            lows += scales.min(subBlock) * (sums[2 &* subBlock] + sums[2 &* subBlock &+ 1])
         }
-        return total * d - Planes.Vector(dmin * lows, 0, 0, 0)
+        low -= half(block + 2) * lows
+        return total * half(block)
     }
 }
 
@@ -244,30 +263,34 @@ enum Q6_KProduct: BlockProduct {
     static func dot(
         _ block: UnsafeRawPointer,
         _ x: UnsafePointer<Float>,
-        _ sums: UnsafePointer<Float>
+        _ sums: UnsafePointer<Float>,
+        _ low: inout Float
     ) -> Planes.Vector {
         var total = Planes.Vector.zero
+        var lows: Float = 0
         for run in 0..<2 {
             for side in 0..<2 {
-                let one = Planes.bytes(block + (64 &* run &+ 16 &* side))
-                let other = Planes.bytes(block + (64 &* run &+ 32 &+ 16 &* side))
-                let top = Planes.bytes(block + (128 &+ 32 &* run &+ 16 &* side))
-                let codes = (
-                    (one & 15) | (top & 3) &<< 4,
-                    (other & 15) | (top & 12) &<< 2,
-                    (one &>> 4) | (top & 48),
-                    (other &>> 4) | (top & 192) &>> 2
-                )
-                let thirtyTwo = Planes.Bytes(repeating: 32)
+                let one = Planes.words(block + (64 &* run &+ 16 &* side))
+                let other = Planes.words(block + (64 &* run &+ 32 &+ 16 &* side))
+                let top = Planes.words(block + (128 &+ 32 &* run &+ 16 &* side))
                 let at = x + (128 &* run &+ 16 &* side)
                 let scale = block + (192 &+ 8 &* run &+ side)
-                total += Planes.signedDot(codes.0 &- thirtyTwo, at) * signed(scale, 0)
-                total += Planes.signedDot(codes.1 &- thirtyTwo, at + 32) * signed(scale, 2)
-                total += Planes.signedDot(codes.2 &- thirtyTwo, at + 64) * signed(scale, 4)
-                total += Planes.signedDot(codes.3 &- thirtyTwo, at + 96) * signed(scale, 6)
+                let sum = sums + (8 &* run &+ side)
+                for plane in 0..<4 {
+                    let codes = plane % 2 == 0 ? one : other
+                    let under = plane < 2 ? Planes.low(codes) : Planes.high(codes)
+                    let over = Planes.pair(top, from: UInt32(truncatingIfNeeded: 2 &* plane))
+                    let from = at + 32 &* plane
+                    let dot = Planes.dot(under, from) + Planes.dot(over, from) * 16
+                    let factor = signed(scale, 2 &* plane)
+                    total += dot * factor
+                    lows += factor * sum[2 &* plane]
+                }
             }
         }
-        return total * (half(block + 208) * Planes.signedScale)
+        let scale = half(block + 208)
+        low -= scale * (32 * lows)
+        return total * scale
     }
 
     @inline(__always)
@@ -284,25 +307,26 @@ enum Q2_KProduct: BlockProduct {
     static func dot(
         _ block: UnsafeRawPointer,
         _ x: UnsafePointer<Float>,
-        _ sums: UnsafePointer<Float>
+        _ sums: UnsafePointer<Float>,
+        _ low: inout Float
     ) -> Planes.Vector {
         var total = Planes.Vector.zero
         var lows: Float = 0
         for run in 0..<2 {
             for side in 0..<2 {
-                let codes = Planes.bytes(block + (16 &+ 32 &* run &+ 16 &* side))
+                let codes = Planes.words(block + (16 &+ 32 &* run &+ 16 &* side))
                 for plane in 0..<4 {
                     let subBlock = 8 &* run &+ 2 &* plane &+ side
                     let packed = byte(block, subBlock)
-                    let shift = Planes.Bytes(repeating: UInt8(truncatingIfNeeded: 2 &* plane))
-                    let sum = Planes.dot(codes &>> shift & 3, x + 16 &* subBlock)
+                    let shift = UInt32(truncatingIfNeeded: 2 &* plane)
+                    let sum = Planes.dot(Planes.pair(codes, from: shift), x + 16 &* subBlock)
                     total += sum * Float(Int32(packed & 15))
                     lows += Float(Int32(packed &>> 4)) * sums[subBlock]
                 }
             }
         }
-        let (d, dmin) = (half(block + 80), half(block + 82))
-        return total * d - Planes.Vector(dmin * lows, 0, 0, 0)
+        low -= half(block + 82) * lows
+        return total * half(block + 80)
     }
 }
 
@@ -314,31 +338,33 @@ enum Q3_KProduct: BlockProduct {
     static func dot(
         _ block: UnsafeRawPointer,
         _ x: UnsafePointer<Float>,
-        _ sums: UnsafePointer<Float>
+        _ sums: UnsafePointer<Float>,
+        _ low: inout Float
     ) -> Planes.Vector {
-        let lows = (block + 96).loadUnaligned(as: UInt64.self)
-        let highs = (block + 104).loadUnaligned(as: UInt32.self)
-        let four = Planes.Bytes(repeating: 4)
+        let lowScales = (block + 96).loadUnaligned(as: UInt64.self)
+        let highScales = (block + 104).loadUnaligned(as: UInt32.self)
         var total = Planes.Vector.zero
+        var lows: Float = 0
         for run in 0..<2 {
             for side in 0..<2 {
-                let codes = Planes.bytes(block + (32 &+ 32 &* run &+ 16 &* side))
-                let mask = Planes.bytes(block + 16 &* side)
+                let codes = Planes.words(block + (32 &+ 32 &* run &+ 16 &* side))
+                let mask = Planes.words(block + 16 &* side)
                 for plane in 0..<4 {
                     let subBlock = 8 &* run &+ 2 &* plane &+ side
-                    let low = lows &>> UInt64(8 &* (subBlock % 8) &+ 4 &* run) & 15
-                    let high = highs &>> UInt32(8 &* (subBlock % 4) &+ 2 &* (subBlock / 4)) & 3
-                    let scale = Int32(truncatingIfNeeded: low | UInt64(high) &<< 4) &- 32
-                    let shift = Planes.Bytes(repeating: UInt8(truncatingIfNeeded: 2 &* plane))
-                    let bit = Planes.Bytes(
-                        repeating: UInt8(truncatingIfNeeded: 4 &* run &+ plane)
-                    )
-                    let code = (codes &>> shift & 3) | (mask &>> bit & 1) &<< 2
-                    total += Planes.signedDot(code &- four, x + 16 &* subBlock) * Float(scale)
+                    let bits = lowScales &>> UInt64(8 &* (subBlock % 8) &+ 4 &* run) & 15
+                    let top = highScales &>> UInt32(8 &* (subBlock % 4) &+ 2 &* (subBlock / 4)) & 3
+                    let scale = Float(Int32(truncatingIfNeeded: bits | UInt64(top) &<< 4) &- 32)
+                    let shift = UInt32(truncatingIfNeeded: 2 &* plane)
+                    let bit = Planes.bit(mask, UInt32(truncatingIfNeeded: 4 &* run &+ plane))
+                    let code = Planes.pair(codes, from: shift) &+ bit &+ bit &+ bit &+ bit
+                    total += Planes.dot(code, x + 16 &* subBlock) * scale
+                    lows += scale * sums[subBlock]
                 }
             }
         }
-        return total * (half(block + 108) * Planes.signedScale)
+        let scale = half(block + 108)
+        low -= scale * (4 * lows)
+        return total * scale
     }
 }
 

@@ -29,14 +29,11 @@ struct GroupRows: MatrixRows {
         groupSize = format.blockSize
         columns = weight.columns
         if isTwiceLevels {
-            // Of twice the levels, times 2^24: half the scale, divided by that.
+            // Half the scale, and what takes the offset of twice the levels away again.
             scales = weight.parts[1].withUnsafeBytes { bytes in
-                bytes.map { e in
-                    let scale = Float(bitPattern: e == 0 ? 0x0040_0000 : UInt32(e) << 23)
-                    return scale * 0.5 * Planes.signedScale
-                }
+                bytes.map(halfPowerOfTwo)
             }
-            biases = []
+            biases = scales.map { -Planes.levelOffset * $0 }
         } else {
             scales = Self.floats(weight.parts[1], format.parts[1].type)
             biases = Self.floats(weight.parts[2], format.parts[2].type)
@@ -150,18 +147,20 @@ struct GroupRows: MatrixRows {
                     case (8, _): multiply(rows, base, x, to) { Planes.dot($0, $1) }
                     case (4, true):
                         multiply(rows, base, x, to) { codes, x in
-                            Planes.signedDot(Planes.twiceLevels(codes & 15), x)
-                                + Planes.signedDot(Planes.twiceLevels(codes &>> 4), x + 16)
+                            Planes.dot(Planes.twiceLevels(Planes.low(codes)), x)
+                                + Planes.dot(Planes.twiceLevels(Planes.high(codes)), x + 16)
                         }
                     case (4, false):
                         multiply(rows, base, x, to) { codes, x in
-                            Planes.dot(codes & 15, x) + Planes.dot(codes &>> 4, x + 16)
+                            Planes.dot(Planes.low(codes), x)
+                                + Planes.dot(Planes.high(codes), x + 16)
                         }
                     default:
                         multiply(rows, base, x, to) { codes, x in
-                            Planes.dot(codes & 3, x) + Planes.dot(codes &>> 2 & 3, x + 16)
-                                + Planes.dot(codes &>> 4 & 3, x + 32)
-                                + Planes.dot(codes &>> 6, x + 48)
+                            Planes.dot(Planes.pair(codes, from: 0), x)
+                                + Planes.dot(Planes.pair(codes, from: 2), x + 16)
+                                + Planes.dot(Planes.pair(codes, from: 4), x + 32)
+                                + Planes.dot(Planes.pair(codes, from: 6), x + 48)
                         }
                     }
                 }
@@ -169,14 +168,14 @@ struct GroupRows: MatrixRows {
         }
     }
 
-    /// - Parameter dot: of sixteen bytes of codes.
+    /// Multiplies by `dot`, which is one of sixteen bytes of codes.
     @inline(__always)
     private func multiply(
         _ rows: Range<Int>,
         _ base: UnsafeRawPointer,
         _ x: UnsafePointer<Float>,
         _ out: UnsafeMutablePointer<Float>,
-        _ dot: (Planes.Bytes, UnsafePointer<Float>) -> Planes.Vector
+        _ dot: (Planes.Words, UnsafePointer<Float>) -> Planes.Vector
     ) {
         let groups = columns / groupSize
         let groupBytes = groupSize * bits / 8
@@ -190,15 +189,15 @@ struct GroupRows: MatrixRows {
                     for group in 0..<groups {
                         let at = row &* groups &+ group
                         var from = x + group &* groupSize
-                        var sum = dot(Planes.bytes(codes), from)
+                        var sum = dot(Planes.words(codes), from)
                         var done = 16
                         while done < groupBytes {
                             from += step
-                            sum += dot(Planes.bytes(codes + done), from)
+                            sum += dot(Planes.words(codes + done), from)
                             done &+= 16
                         }
                         total += sum * scales[at]
-                        if !biases.isEmpty { low += biases[at] * x[columns &+ group] }
+                        low += biases[at] * x[columns &+ group]
                         codes += groupBytes
                     }
                     out[row] = total.sum() + low
@@ -208,13 +207,23 @@ struct GroupRows: MatrixRows {
     }
 }
 
-/// IEEE 754 half precision, exactly.
+/// IEEE 754 half precision, exactly; without a branch, which would cut a loop's vectors apart.
+@inline(__always)
 func halfToFloat(_ bits: UInt16) -> Float {
-    let sign = UInt32(bits & 0x8000) << 16
+    let sign = UInt32(bits & 0x8000) &<< 16
     let rest = UInt32(bits & 0x7FFF)
-    if rest >= 0x7C00 { return Float(bitPattern: sign | 0x7F80_0000 | (rest & 0x3FF) << 13) }
     // Shifted into place, the exponent is 112 too small; a product with 2^112 puts it right, and
-    // subnormals with it.
-    let value = Float(bitPattern: rest << 13) * Float(bitPattern: 239 << 23)
-    return Float(bitPattern: value.bitPattern | sign)
+    // subnormals with it. All ones mean infinity, or no number.
+    let value = Float(bitPattern: rest &<< 13) * Float(bitPattern: 239 &<< 23)
+    let isSpecial = (0x7BFF &- rest) &>> 31
+    return Float(bitPattern: value.bitPattern | sign | (0 &- isSpecial) & 0x7F80_0000)
+}
+
+/// Half of 2^(e - 127), without a branch; below e = 2 subnormal, with a fraction in place of the
+/// exponent.
+@inline(__always)
+func halfPowerOfTwo(_ code: UInt8) -> Float {
+    let e = UInt32(code)
+    let isNormal = 0 &- ((1 &- e) &>> 31)
+    return Float(bitPattern: (e &- 1) &<< 23 & isNormal | 0x20_0000 &<< e & ~isNormal)
 }

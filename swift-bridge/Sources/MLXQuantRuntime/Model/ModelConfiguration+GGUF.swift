@@ -39,9 +39,7 @@ extension ModelConfiguration {
         "gemma3": .gemma3,
     ]
 
-    /// Reads a GGUF file's metadata.
-    ///
-    /// - Parameter frequencies: the tensor `rope_freqs.weight`, where there is one.
+    /// Reads a GGUF file's metadata, and the tensor `rope_freqs.weight`, where there is one.
     init(_ model: GGUFModel, frequencies: Weight?) throws(FormatError) {
         let name = model["general.architecture"]?.string ?? ""
         let data = Metadata(model: model, architecture: name)

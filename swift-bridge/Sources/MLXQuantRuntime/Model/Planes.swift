@@ -7,14 +7,18 @@
 ///     x'[4k + i] = x[4i + k]
 ///
 /// Where a byte holds several codes, the first of all bytes come first, then the second of all.
+///
+/// Everything is done in words, four bytes at a time: that is what compilers make vectors of on every
+/// processor. Codes with a sign get an offset that takes it away, and the product is put right with
+/// the sum of the activations.
 enum Planes {
-    typealias Bytes = SIMD16<UInt8>
     typealias Vector = SIMD4<Float>
+    /// Sixteen bytes.
     typealias Words = SIMD4<UInt32>
 
     @inline(__always)
-    static func bytes(_ pointer: UnsafeRawPointer) -> Bytes {
-        pointer.loadUnaligned(as: Bytes.self)
+    static func words(_ pointer: UnsafeRawPointer) -> Words {
+        pointer.loadUnaligned(as: Words.self)
     }
 
     @inline(__always)
@@ -27,31 +31,29 @@ enum Planes {
         Vector(unsafeBitCast(words, to: SIMD4<Int32>.self))
     }
 
-    /// Four partial sums of Σ code · x over sixteen codes without a sign.
+    /// Four partial sums of Σ code · x over sixteen codes of a byte each.
     @inline(__always)
-    static func dot(_ codes: Bytes, _ x: UnsafePointer<Float>) -> Vector {
-        let words = unsafeBitCast(codes, to: Words.self)
-        let low =
-            floats(words & 0xFF) * load(x) + floats(words &>> 8 & 0xFF) * load(x + 4)
-        let high =
-            floats(words &>> 16 & 0xFF) * load(x + 8) + floats(words &>> 24) * load(x + 12)
+    static func dot(_ codes: Words, _ x: UnsafePointer<Float>) -> Vector {
+        let low = floats(codes & 0xFF) * load(x) + floats(codes &>> 8 & 0xFF) * load(x + 4)
+        let high = floats(codes &>> 16 & 0xFF) * load(x + 8) + floats(codes &>> 24) * load(x + 12)
         return low + high
     }
 
-    /// The same of codes with a sign, times 2^24.
+    /// The low four bits of each byte.
     @inline(__always)
-    static func signedDot(_ codes: Bytes, _ x: UnsafePointer<Float>) -> Vector {
-        let words = unsafeBitCast(codes, to: Words.self)
-        let top = Words(repeating: 0xFF00_0000)
-        let low =
-            floats(words &<< 24) * load(x) + floats(words &<< 16 & top) * load(x + 4)
-        let high =
-            floats(words &<< 8 & top) * load(x + 8) + floats(words & top) * load(x + 12)
-        return low + high
-    }
+    static func low(_ codes: Words) -> Words { codes & 0x0F0F_0F0F }
 
-    /// What undoes the 2^24 of `signedDot`.
-    static let signedScale: Float = 0x1p-24
+    /// The high four bits of each byte.
+    @inline(__always)
+    static func high(_ codes: Words) -> Words { codes &>> 4 & 0x0F0F_0F0F }
+
+    /// Two bits of each byte.
+    @inline(__always)
+    static func pair(_ codes: Words, from shift: UInt32) -> Words { codes &>> shift & 0x0303_0303 }
+
+    /// One bit of each byte.
+    @inline(__always)
+    static func bit(_ codes: Words, _ shift: UInt32) -> Words { codes &>> shift & 0x0101_0101 }
 
     /// Brings vectors into the order of the planes.
     ///
@@ -94,15 +96,21 @@ enum Planes {
         }
     }
 
-    /// Twice the levels of E2M1 codes below 16, as bytes with a sign.
+    /// Twice the levels of E2M1 codes below 16, plus `levelOffset`.
     @inline(__always)
-    static func twiceLevels(_ codes: Bytes) -> Bytes {
-        // 0 1 2 3 4 5 6 7 → 0 1 2 3 4 6 8 12, by arithmetic alone: 0 - bit is a mask
-        let size = codes & 7
-        let isLarge = Bytes.zero &- (size &>> 2)
-        let isLargest = size & (size &>> 1) & (size &>> 2)
-        let twice = size &+ (size & 3 & isLarge) &+ isLargest &+ isLargest
-        let sign = Bytes.zero &- (codes &>> 3)
-        return (twice ^ sign) &- sign
+    static func twiceLevels(_ codes: Words) -> Words {
+        // 0 1 2 3 4 5 6 7 → 0 1 2 3 4 6 8 12, by arithmetic alone; no byte carries into another
+        let size = codes & 0x0707_0707
+        let isLarge = bit(size, 2)
+        let isLargest = isLarge & bit(size, 1) & size
+        let twice = size &+ (size & (isLarge &+ isLarge &+ isLarge)) &+ isLargest &+ isLargest
+        let sign = bit(codes, 3)
+        let two = sign &+ sign
+        let four = two &+ two
+        let negative = twice & (sign | two | four | (four &+ four))
+        return Words(repeating: 0x0C0C_0C0C) &+ (twice ^ negative) &- negative
     }
+
+    /// What `twiceLevels` adds.
+    static var levelOffset: Float { 12 }
 }

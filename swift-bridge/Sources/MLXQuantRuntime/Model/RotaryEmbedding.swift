@@ -46,9 +46,8 @@ struct RotaryEmbedding: Sendable {
         }
     }
 
-    /// YaRN, <https://arxiv.org/abs/2309.00071>.
-    ///
-    /// - Parameter magnitude: what values are multiplied by; nil for what the factor calls for.
+    /// YaRN, <https://arxiv.org/abs/2309.00071>; without a magnitude, values are multiplied by what
+    /// the factor calls for.
     mutating func scaleByYarn(
         base: Double,
         factor: Double,
@@ -134,7 +133,10 @@ extension RotaryEmbedding {
             let low = try part.real("low_freq_factor", default: 1)
             let high = try part.real("high_freq_factor", default: 4)
             guard low > 0, high > low else {
-                throw settings.wrong("rope_scaling", "low_freq_factor is not below high_freq_factor")
+                throw settings.wrong(
+                    "rope_scaling",
+                    "low_freq_factor is not below high_freq_factor"
+                )
             }
             let original = try part.count(
                 "original_max_position_embeddings",

@@ -93,12 +93,14 @@ extension TransformerLayer {
         down = try reader.matrix(prefix + names.down, hidden, mlp)
         attentionNorm = try reader.norm(prefix + names.attentionNorm, hidden)
         mlpNorm = try reader.norm(prefix + names.mlpNorm, hidden)
-        afterAttentionNorm = try names.afterAttentionNorm.map { (name) throws(FormatError) in
-            try reader.norm(prefix + name, hidden)
-        } ?? []
-        afterMLPNorm = try names.afterMLPNorm.map { (name) throws(FormatError) in
-            try reader.norm(prefix + name, hidden)
-        } ?? []
+        afterAttentionNorm =
+            try names.afterAttentionNorm.map { (name) throws(FormatError) in
+                try reader.norm(prefix + name, hidden)
+            } ?? []
+        afterMLPNorm =
+            try names.afterMLPNorm.map { (name) throws(FormatError) in
+                try reader.norm(prefix + name, hidden)
+            } ?? []
         let hasHeadNorms = config.family == .qwen3 || config.family == .gemma3
         queryNorm = hasHeadNorms ? try reader.norm(prefix + names.queryNorm, config.headSize) : []
         keyNorm = hasHeadNorms ? try reader.norm(prefix + names.keyNorm, config.headSize) : []

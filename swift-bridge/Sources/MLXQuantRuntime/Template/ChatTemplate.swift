@@ -48,6 +48,7 @@ public struct ChatTemplate: Sendable {
     ///   - messages: the turns.
     ///   - addGenerationPrompt: whether the assistant's turn is opened.
     ///   - variables: what else the template may ask for: `bos_token`, `enable_thinking`, `tools`.
+    /// - Returns: the text.
     /// - Throws: ``TemplateError`` if the template refuses the conversation, fails, or takes more
     ///   than any conversation needs.
     public func render(
@@ -76,6 +77,7 @@ public struct ChatTemplate: Sendable {
     ///   - messages: the turns, a list of objects.
     ///   - addGenerationPrompt: whether the assistant's turn is opened.
     ///   - variables: what else the template may ask for.
+    /// - Returns: the text.
     /// - Throws: ``TemplateError`` as the other method of this name.
     public func render(
         messages: JSON,

@@ -119,7 +119,9 @@ struct TemplateFormat {
         } else if let first = text.first, alignments.contains(first) {
             alignment = text.removeFirst()
         }
-        if let first = text.first, "+- ".unicodeScalars.contains(first) { sign = text.removeFirst() }
+        if let first = text.first, "+- ".unicodeScalars.contains(first) {
+            sign = text.removeFirst()
+        }
         if text.first == "0" {
             fill = "0"
             alignment = alignment ?? "="
@@ -176,7 +178,9 @@ struct TemplateFormat {
         case "r": body = value.represented
         default:
             body = value.text
-            if let precision { body = TemplateStrings.string(body.unicodeScalars.prefix(precision)) }
+            if let precision {
+                body = TemplateStrings.string(body.unicodeScalars.prefix(precision))
+            }
         }
         let missing = width - prefix.unicodeScalars.count - body.unicodeScalars.count
         if missing > 0 {
@@ -222,5 +226,8 @@ func localTime(_ format: String) -> String {
     var buffer = [CChar](repeating: 0, count: 512)
     // A leading character tells an empty result from one that did not fit.
     let length = strftime(&buffer, buffer.count, " " + format, &parts)
-    return String(decoding: buffer[..<length].dropFirst().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    return String(
+        decoding: buffer[..<length].dropFirst().map { UInt8(bitPattern: $0) },
+        as: UTF8.self
+    )
 }

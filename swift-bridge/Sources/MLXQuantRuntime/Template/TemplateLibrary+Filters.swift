@@ -77,7 +77,9 @@ extension TemplateLibrary {
     ) -> TemplateValue {
         if let integer = value.integer { return .int(integer) }
         let standard = arguments.value(0, "default") ?? .int(0)
-        if let number = value.number { return Int(exactly: number.rounded(.towardZero)).map { .int($0) } ?? standard }
+        if let number = value.number {
+            return Int(exactly: number.rounded(.towardZero)).map { .int($0) } ?? standard
+        }
         let text = TemplateStrings.strip(value.text, nil)
         if let integer = Int(text) { return .int(integer) }
         return Double(text).flatMap { Int(exactly: $0.rounded(.towardZero)) }.map { .int($0) }
@@ -181,7 +183,8 @@ extension TemplateLibrary {
         if scalars.count <= length + (arguments.value(3, "leeway")?.integer ?? 5) { return text }
         let kept = max(0, length - end.unicodeScalars.count)
         var part = scalars[..<min(kept, scalars.count)]
-        if !(arguments.value(1, "killwords")?.isTrue ?? false), let space = part.lastIndex(of: " ") {
+        if !(arguments.value(1, "killwords")?.isTrue ?? false), let space = part.lastIndex(of: " ")
+        {
             part = part[..<space]
         }
         return TemplateStrings.string(part) + end

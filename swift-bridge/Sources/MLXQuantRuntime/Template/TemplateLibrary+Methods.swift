@@ -59,7 +59,9 @@ extension TemplateLibrary {
         case "title": return .string(TemplateStrings.title(text))
         case "capitalize": return .string(TemplateStrings.capitalized(text))
         case "startswith":
-            return .bool(try affixes(arguments, renderer).contains { text.utf8.starts(with: $0.utf8) })
+            return .bool(
+                try affixes(arguments, renderer).contains { text.utf8.starts(with: $0.utf8) }
+            )
         case "endswith":
             return .bool(
                 try affixes(arguments, renderer).contains {

@@ -34,7 +34,8 @@ struct GGUFVocabulary {
             throw wrong(Self.prefix + "model", "missing; the file has no tokenizer")
         }
         guard Self.defaultIDs[family] != nil else {
-            let reason = "\(quoted(family)) is not supported; this runtime knows gpt2, llama, gemma4"
+            let reason =
+                "\(quoted(family)) is not supported; this runtime knows gpt2, llama, gemma4"
             throw wrong(Self.prefix + "model", reason)
         }
         self.family = family

@@ -11,7 +11,9 @@ import MLXQuantFormats
 extension Tokenizer {
     /// The classes that build what stands around a text anew from their settings, whatever
     /// `tokenizer.json` says.
-    private static let classesOfSettings = ["LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer"]
+    private static let classesOfSettings = [
+        "LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer",
+    ]
 
     /// Opens the tokenizer of a model folder.
     ///

@@ -158,6 +158,7 @@ public struct Tokenizer: Sendable {
     /// Text from tokens that come one after another.
     ///
     /// - Parameter skipSpecialTokens: whether special tokens are left out.
+    /// - Returns: what takes one token after another.
     public func detokenizer(skipSpecialTokens: Bool = false) -> Detokenizer {
         Detokenizer(self, skipSpecialTokens: skipSpecialTokens, isWhole: false)
     }

@@ -26,7 +26,9 @@ struct TokenizerFile {
         try readCuts(root["pre_tokenizer"], into: &pipeline.cuts)
         try readAround(root["post_processor"], into: &pipeline)
         try readDecoder(root["decoder"], into: &pipeline.decoding)
-        for token in try addedTokens() {
+        for var token in try addedTokens() {
+            // A text that the model has keeps the model's id.
+            token.id = model.table.id(of: token.content) ?? token.id
             if token.isNormalized {
                 var content = token.content.unicodeScalars.map(\.value)
                 for step in pipeline.normalizer {
@@ -97,7 +99,6 @@ struct TokenizerFile {
         result.takesWholeWords = model["ignore_merges"]?.bool ?? false
         if model["byte_fallback"]?.bool == true {
             let ids = (0..<256).compactMap { table.id(of: byteToken($0)).map(Int32.init) }
-            // Where some are missing, the library falls back only for characters that need none.
             guard ids.count == 256 else {
                 throw wrong("model.vocab", "\(ids.count) of the 256 byte tokens are there")
             }
@@ -107,7 +108,8 @@ struct TokenizerFile {
             result.unknownID = table.id(of: unknown).map(Int32.init)
         }
         result.fusesUnknown = model["fuse_unk"]?.bool ?? false
-        return (result, Set(added.filter(\.isSpecial).map(\.id)))
+        let special = added.filter(\.isSpecial).compactMap { table.id(of: $0.content) }
+        return (result, Set(special))
     }
 
     private func merges(_ model: JSONText, _ table: TokenTable) throws(FormatError)
