@@ -1,4 +1,4 @@
-"""The examples: the chat builds and talks, the app's code is compiled as far as that is possible."""
+"""The examples: the chat builds and talks; the app is compiled as far as that is possible here."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_app_s_views_parse(tmp_path: Path) -> None:
 
 
 def test_the_tutorial_s_commands_work(tmp_path: Path) -> None:
-    """Every `mlxquant` line of the tutorial's shell blocks, in order, but those that wait for a user."""
+    """Every `mlxquant` line of the tutorial's shell blocks, in order."""
     page = (REPOSITORY / "docs/swift-tutorial.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```sh\n(.*?)```", page, re.S)
     commands = [
