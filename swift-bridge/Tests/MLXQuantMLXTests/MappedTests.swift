@@ -98,7 +98,10 @@ struct MappedTests {
     @Test func refusals() throws {
         let (_, file) = try Self.file()
         let region = try #require(file["floats"]).region
-        for (shape, type) in [([2, 4], ElementType.f32), ([3], .f64), ([Int.max, 2], .f32)] {
+        for (shape, type) in [
+            ([2, 4], ElementType.f32), ([3], .i32), ([Int.max, 2], .f32), ([-2, -3], .f32),
+            ([1 << 31, 1 << 31, 1 << 31], .f32), ([48], .f4),
+        ] {
             #expect(throws: FormatError.self) {
                 try MLXArray.mapped(region, shape: shape, type: type)
             }

@@ -81,7 +81,11 @@
             _ body: () throws -> MLXArray
         ) throws(FormatError) -> [Float] {
             do {
-                return try withError { try body().asArray(Float.self) }
+                // MLX reports what is wrong on the way, and reads what was never computed all the same:
+                // nothing is read before it is known to be there.
+                let array = try withError { try body() }
+                try checkedEval(array)
+                return array.asArray(Float.self)
             } catch let error as FormatError {
                 throw error
             } catch {

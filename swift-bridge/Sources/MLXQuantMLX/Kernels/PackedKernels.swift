@@ -105,7 +105,16 @@
                 outputShapes: [launch.shape],
                 outputDTypes: [launch.type.dtype]
             )
-            return out[0]
+            guard let first = out.first else {
+                // MLX has reported why, to whoever asked for its errors.
+                let reason = "MLX cannot start it"
+                throw FormatError(
+                    .request,
+                    field: "\(launch.kernel.name) of \(launch.format)",
+                    reason: reason
+                )
+            }
+            return first
         }
 
         /// uint32 [m], filled up so that it comes in device memory.

@@ -29,12 +29,15 @@
             guard let dtype = DType(type) else {
                 throw fail("\(type.rawValue) is no type that MLX has")
             }
-            let elements = shape.reduce(1) { $0.multipliedReportingOverflow(by: $1).partialValue }
-            guard elements * type.bits == region.count * 8 else {
-                throw fail("\(region.count) bytes; \(type.rawValue) \(shape) takes other than that")
-            }
-            guard shape.allSatisfy({ $0 <= Int32.max }) else {
+            guard shape.allSatisfy({ 0...Int(Int32.max) ~= $0 }) else {
                 throw fail("\(shape): MLX's arrays have dimensions up to \(Int32.max)")
+            }
+            let bits: Int? = shape.reduce(type.bits) { product, length in
+                let next = product?.multipliedReportingOverflow(by: length)
+                return next.flatMap { $0.overflow ? nil : $0.partialValue }
+            }
+            guard bits == region.count * 8 else {
+                throw fail("\(region.count) bytes, which are not \(type.rawValue) \(shape)")
             }
             guard let bytes = MappedBytes(region) else {
                 return MLXArray.zeros(shape, dtype: dtype)
@@ -76,7 +79,8 @@
             case .bf16: self = .bfloat16
             case .f32: self = .float32
             case .c64: self = .complex64
-            case .f64, .f4, .f6e2m3, .f6e3m2, .f8e5m2, .f8e4m3fnuz, .f8e5m2fnuz: return nil
+            case .f64: self = .float64
+            case .f4, .f6e2m3, .f6e3m2, .f8e5m2, .f8e4m3fnuz, .f8e5m2fnuz: return nil
             }
         }
     }

@@ -89,6 +89,8 @@ public final class MLXArray {
     public let storage: Storage
     /// For tests.
     public let offset: Int
+    /// For tests: why it cannot be computed; as of MLX, nothing is said before it is evaluated.
+    var failure: String?
 
     init(_ storage: Storage, _ offset: Int, _ shape: [Int], _ dtype: DType) {
         (self.storage, self.offset, self.shape, self.dtype) = (storage, offset, shape, dtype)
@@ -187,6 +189,7 @@ public final class MLXArray {
 
     /// As MLX's.
     public func asArray<T: HasDType>(_ type: T.Type) -> [T] {
+        precondition(failure == nil, "MLX would read memory that is not there")
         let from = asType(T.dtype)
         return (0..<size).map {
             from.base.loadUnaligned(fromByteOffset: $0 * MemoryLayout<T>.stride, as: T.self)

@@ -75,8 +75,11 @@ public enum MLXFast {
             do {
                 return try run.body(make(arrays, grid, threadGroup, shapes, types))
             } catch {
-                ErrorHandler.report("\(error)")
-                return zip(shapes, types).map { MLXArray.zeros($0, dtype: $1) }
+                return zip(shapes, types).map { shape, type in
+                    let array = MLXArray.zeros(shape, dtype: type)
+                    array.failure = "\(error)"
+                    return array
+                }
             }
         }
     }
@@ -151,5 +154,16 @@ public protocol Evaluatable {
 public func eval(_ values: Any...) {
     for value in values {
         (value as? Evaluatable)?.evaluated()
+    }
+}
+
+/// As MLX's.
+public func checkedEval(_ values: Any...) throws {
+    try withError {
+        for case let array as MLXArray in values {
+            if let failure = array.failure {
+                ErrorHandler.report(failure)
+            }
+        }
     }
 }
