@@ -2,12 +2,12 @@
 
     python benchmarks/swift_generate.py --out benchmarks/results/swift-generate.json
 
-Quantizes the bundled model to five formats and has `mlxquant-swift generate` and `mlxquant generate`
-go on from the same prompt, greedily, on the same cores: in turn, some times each. The best rate of
-each counts, beside it the processor's time that a token took in Swift, which other programs on the
-machine hardly change. Python computes in the model's own bfloat16 and Swift in float32, so the texts
-may part; both generate the same number of tokens. Prints a table on stderr, writes JSON, and exits
-1 where Swift is not faster.
+Quantizes the bundled model to five formats and has `mlxquant-swift generate` and `mlxquant
+generate` go on from the same prompt, greedily, on the same cores: in turn, some times each. The
+best rate of each counts, beside it the processor's time that a token took in Swift, which other
+programs on the machine hardly change. Python computes in the model's own bfloat16 and Swift in
+float32, so the texts may part; both generate the same number of tokens. Prints a table on stderr,
+writes JSON, and exits 1 where Swift is not faster.
 """
 
 from __future__ import annotations
