@@ -133,9 +133,10 @@ inline float load_half(const device uchar* at) {
     return half_of(load16<2>(at));
 }
 
-// Bits `at` to `at + width - 1` of a word, less `zero`, as float. A GPU takes four times as long to
-// convert a whole number, or to shift it, as for anything else here: so bits stay where they are, in
-// the fraction of a power of two whose fraction counts them, and the power is subtracted.
+// Bits `at` to `at + width - 1` of a word, less `zero`, as float. Apple's GPUs take four times as
+// long for a shift, or to convert a whole number, as for other operations (kernels_speed.py in
+// benchmarks/ has the source): so bits stay where they are, as the fraction of that power of two of
+// which they count ones, and the power is subtracted.
 inline float number_of(uint word, int at, int width, int zero) {
     const bool low = at + width <= 23;
     const uint own = low ? word : word >> 16;
@@ -164,7 +165,7 @@ struct Bytes {
         return number_of(words[i / 4], 8 * (i % 4) + shift, width, zero);
     }
 
-    // Of every byte bits `shift` to `shift + width - 1`, as bits `to` and following; the others clear.
+    // Of every byte bits `shift` to `shift + width - 1`, from bit `to` on; the others are clear.
     Bytes moved(int shift, int width, int to) const {
         const uint mask = ((1u << width) - 1) * 0x01010101 << to;
         Bytes result;
@@ -340,8 +341,8 @@ inline void dequantize_row(
 return ##"""
 // Numbers of E2M1: a sign, two bits of exponent, one of fraction. 0, 1/2, 1, 3/2, 2, 3, 4 and 6.
 //
-// Above zeros they are the sign and the uppermost bits of a float16, but that its bias is 14 larger;
-// below 1 it is subnormal, as they are. So two are taken from a word at a time.
+// They are a float16's sign and the bits about its exponent's end, but that its bias is 14 larger;
+// what is subnormal in E2M1 is so there. So two are taken out of a word at a time.
 
 #include "blocks.metal"
 
@@ -815,8 +816,8 @@ return ##"""
 //     sums          float
 //
 // A step takes as many parts of each row of weights as give every thread one: two, or four. The
-// four simdgroups multiply: simdgroup s has the rows of x in every other eight, from eight s / 2 on,
-// and half of the rows of weights, the first half where s is even.
+// four simdgroups multiply: simdgroup s has the rows of x in every other eight, from eight s / 2
+// on, and half of the rows of weights, the first half where s is even.
 //
 // Both tiles hold their columns in the order of parts, so that what a thread decodes goes side by
 // side; a sum does not mind. Rows are padded by 16 bytes: eight rows lie in different banks. What
@@ -854,8 +855,8 @@ inline void copy_eight(bool there, const device T* from, threadgroup T* to) {
     }
 }
 
-// Rows of x of the tile from row `top` on, those from `begin` up to `end` (both of the tile); of the
-// step's parts, from part `first` on.
+// Rows of x of the tile from row `top` on, those from `begin` up to `end` (both of the tile); of
+// the step's parts, from part `first` on.
 template <typename Format, typename Shape, int height, typename T>
 inline void load_x(
     const thread Product<T>& of, uint top, uint begin, uint end, uint first, threadgroup T* tile,
@@ -1093,8 +1094,8 @@ inline void add_products(const device T* at, const thread Part<Format>* w, threa
     }
 }
 
-// The same for the only row of x, where its numbers are kept and the parts of weights come one after
-// another: bit by bit the same.
+// The same for the only row of x, where its numbers are kept and the parts of weights come one
+// after another: bit by bit the same.
 template <typename Format>
 struct OnlyRow {
     static constant constexpr int groups = Format::chunk / Format::group;
@@ -1321,8 +1322,9 @@ return ##"""
 // What the products share: x beside the parts of packed rows, and what a product is of.
 //
 // Part i of a row is part i % parts of its block i / parts, where a block has `parts`, as in
-// blocks.metal. x is read in a part's order, eight neighbours at a time, so that weights need not be
-// moved: runs are of eight at least, and k is whole blocks. x may start at any multiple of 4 bytes.
+// blocks.metal. x is read in a part's order, eight neighbours at a time, so that weights need not
+// be moved: runs are of eight at least, and k is whole blocks. x may start at any multiple of 4
+// bytes.
 
 #include "blocks.metal"
 

@@ -19,14 +19,12 @@ enum TQ2_0: BlockFormat {
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
         let d = loadHalf(block + 64)
-        for run in 0..<2 {
-            let qs = (block + (32 &* run)).assumingMemoryBound(to: UInt8.self)
+        for part in 0..<4 {
+            let qs = bytes16(block, 16 &* part)
+            let to = out + (128 &* (part / 2) &+ 16 &* (part % 2))
             for plane in 0..<4 {
-                let to = out + (128 &* run &+ 32 &* plane)
-                for l in 0..<32 {
-                    let code = qs[l] &>> UInt8(2 &* plane) & 3
-                    to[l] = Float(Int32(code) &- 1) * d
-                }
+                let code = codes(qs, from: 2 &* plane, mask: 3)
+                storeSymmetric(code, less: 1, d, to + (32 &* plane))
             }
         }
     }
