@@ -1,4 +1,4 @@
-"""`mlxquant export`: a model becomes a GGUF file, as exactly as GGUF can hold it."""
+"""`mlxquant export`: a model becomes a GGUF file, or a folder for a Swift app."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 
 @click.command("export", short_help="Write a model as a GGUF file, losing nothing.")
 @click.argument("model", required=False)
-@click.option("-o", "--output", "--outfile", metavar="OUT.gguf", help="File to write.")
+@click.option("-o", "--output", "--outfile", metavar="OUT", help="File, or folder, to write.")
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(("gguf", "swift"), case_sensitive=False),
+    default="gguf",
+    show_default=True,
+    help="For llama.cpp and its kin, or for an app with the Swift package.",
+)
 @click.option(
     "--outtype",
     type=click.Choice(OUTTYPES, case_sensitive=False),
@@ -31,6 +39,21 @@ OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
     is_flag=True,
     help="Accept a tokenizer that llama.cpp has no exact name for.",
 )
+@click.option(
+    "--context",
+    "contexts",
+    type=int,
+    multiple=True,
+    metavar="TOKENS",
+    help="Swift: estimate memory at this length of text; may be repeated.",
+)
+@click.option(
+    "--type-name",
+    default="ModelInfo",
+    show_default=True,
+    metavar="NAME",
+    help="Swift: the type of the generated constants.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what each tensor becomes; write nothing.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists, or start over.")
 @click.option("--resume", is_flag=True, help="Finish an interrupted run: the same bytes.")
@@ -41,7 +64,10 @@ OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 def command(
     model: str | None,
     output: str | None,
+    target: str,
     split_max_size: str | None,
+    contexts: tuple[int, ...],
+    type_name: str,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -52,10 +78,21 @@ def command(
     Q4_0, Q5_0), mxfp4 and nvfp4 as MXFP4 and NVFP4. What GGUF cannot hold exactly is named with
     its error before anything is written.
 
+    With --to swift, OUT is a folder for an app: the same weights, in an order in which a GPU takes
+    them as they lie in the file, with an estimate of memory and constants for the app's code.
+
     \b
     mlxquant export folder -o model.gguf
     mlxquant export org/model -o model.gguf --outtype f16
+    mlxquant export folder --to swift -o App/Model
     """
+    if target == "swift":
+        _export_swift(model, output, split_max_size, contexts, type_name, dry_run, as_json, options)
+        return
+    _refuse(
+        {"--context": bool(contexts), "--type-name": type_name != "ModelInfo"},
+        "is of --to swift; a GGUF file has none",
+    )
     from ..pipeline_gguf import export
     from .gguf_plans import show_inexact, show_result
     from .progress import ByteProgress, say_what_is_kept
@@ -76,6 +113,55 @@ def command(
         say_what_is_kept(output)
         raise
     show_result(result, as_json=as_json, planned=dry_run, errors=True)
+
+
+def _export_swift(
+    model: str | None,
+    output: str | None,
+    split_max_size: str | None,
+    contexts: tuple[int, ...],
+    type_name: str,
+    dry_run: bool,
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    from ..pipeline_swift import export_swift
+    from .progress import ByteProgress, say_what_is_kept
+    from .swift_plans import show_swift
+
+    _refuse(
+        {
+            "--outtype": options.pop("outtype") != "auto",
+            "--split-max-size": split_max_size is not None,
+            "--approximate-tokenizer": options.pop("approximate_tokenizer"),
+        },
+        "is of GGUF files; --to swift writes every weight as it is stored",
+    )
+    output = output or f"{default_output(model).removesuffix('.gguf')}-swift"
+    try:
+        with ByteProgress("exporting") as progress:
+            result = export_swift(
+                model,
+                output,
+                contexts=contexts,
+                type_name=type_name,
+                dry_run=dry_run,
+                progress=progress,
+                **options,
+            )
+    except KeyboardInterrupt:
+        say_what_is_kept(output)
+        raise
+    show_swift(result, as_json=as_json)
+
+
+def _refuse(given: dict[str, bool], why: str) -> None:
+    """Raise for the first option that was given and means nothing here."""
+    from ..errors import RequestError
+
+    for name, is_given in given.items():
+        if is_given:
+            raise RequestError(f"{name} {why}")
 
 
 def default_output(model: str | None, kind: str = "") -> str:

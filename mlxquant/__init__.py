@@ -30,6 +30,7 @@ from .errors import (
 )
 from .pipeline import import_gguf, load, open_checkpoint, quantize
 from .pipeline_gguf import export, importance, quantize_gguf
+from .pipeline_swift import export_swift
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ __all__ = [
     "WriteError",
     "__version__",
     "export",
+    "export_swift",
     "import_gguf",
     "importance",
     "load",

@@ -5,7 +5,7 @@ quantize          Checkpoint → plan → streamed MLX folder
 import_gguf       GGUF file → plan → streamed MLX folder, every code kept
 load              a model folder → (model, tokenizer), what mlx_lm.generate takes
 
-To GGUF files: pipeline_gguf.py.
+To GGUF files: pipeline_gguf.py; to a folder for an app: pipeline_swift.py.
 """
 
 from __future__ import annotations

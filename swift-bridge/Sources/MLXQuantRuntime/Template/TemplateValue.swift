@@ -1,0 +1,180 @@
+/// A value as a template sees it: Python's, as far as templates have them.
+enum TemplateValue {
+    /// What is not there, by its name.
+    case undefined(String)
+    case none
+    case bool(Bool)
+    case int(Int)
+    case float(Double)
+    case string(String)
+    case list([TemplateValue])
+    case tuple([TemplateValue])
+    case dictionary(TemplateDictionary)
+    /// What `namespace(…)` gives: the one thing that a template can change.
+    case namespace(TemplateNamespace)
+    case function(TemplateFunction)
+
+    var isTrue: Bool {
+        switch self {
+        case .undefined, .none: false
+        case .bool(let value): value
+        case .int(let value): value != 0
+        case .float(let value): value != 0
+        case .string(let text): !text.isEmpty
+        case .list(let items), .tuple(let items): !items.isEmpty
+        case .dictionary(let dictionary): !dictionary.members.isEmpty
+        case .namespace, .function: true
+        }
+    }
+
+    /// Truth values count as numbers, as in Python.
+    var number: Double? {
+        switch self {
+        case .bool(let value): value ? 1 : 0
+        case .int(let value): Double(value)
+        case .float(let value): value
+        default: nil
+        }
+    }
+
+    var integer: Int? {
+        switch self {
+        case .bool(let value): value ? 1 : 0
+        case .int(let value): value
+        default: nil
+        }
+    }
+
+    var string: String? {
+        if case .string(let text) = self { text } else { nil }
+    }
+
+    var isUndefined: Bool {
+        if case .undefined = self { true } else { false }
+    }
+
+    /// What Python calls the value's type.
+    var typeName: String {
+        switch self {
+        case .undefined: "Undefined"
+        case .none: "NoneType"
+        case .bool: "bool"
+        case .int: "int"
+        case .float: "float"
+        case .string: "str"
+        case .list: "list"
+        case .tuple: "tuple"
+        case .dictionary: "dict"
+        case .namespace: "Namespace"
+        case .function: "function"
+        }
+    }
+
+    /// Python's `==`.
+    func equals(_ other: TemplateValue) -> Bool {
+        if let left = number, let right = other.number { return left == right }
+        switch (self, other) {
+        case (.undefined, .undefined), (.none, .none): return true
+        case (.string(let left), .string(let right)): return left.utf8.elementsEqual(right.utf8)
+        case (.list(let left), .list(let right)), (.tuple(let left), .tuple(let right)):
+            return left.count == right.count && zip(left, right).allSatisfy { $0.equals($1) }
+        case (.dictionary(let left), .dictionary(let right)):
+            return left.members.count == right.members.count
+                && left.members.allSatisfy { key, value in
+                    right[key].map { $0.equals(value) } ?? false
+                }
+        case (.namespace(let left), .namespace(let right)): return left === right
+        default: return false
+        }
+    }
+
+    /// Python's `<`, for what can be ordered.
+    func isLess(than other: TemplateValue) -> Bool? {
+        if let left = number, let right = other.number { return left < right }
+        switch (self, other) {
+        case (.string(let left), .string(let right)):
+            return left.unicodeScalars.lexicographicallyPrecedes(right.unicodeScalars)
+        case (.list(let left), .list(let right)), (.tuple(let left), .tuple(let right)):
+            for (one, two) in zip(left, right) where !one.equals(two) {
+                return one.isLess(than: two)
+            }
+            return left.count < right.count
+        default: return nil
+        }
+    }
+}
+
+/// A dictionary of texts to values, in order. Keys are told apart by their bytes.
+struct TemplateDictionary {
+    private(set) var members: [(key: String, value: TemplateValue)] = []
+    /// Places by the keys' bytes, once there are more than a few.
+    private var places: [[UInt8]: Int] = [:]
+
+    private static let few = 16
+
+    init(_ members: [(String, TemplateValue)] = []) {
+        for (key, value) in members { self[key] = value }
+    }
+
+    private func place(of key: String) -> Int? {
+        if members.count > Self.few { return places[Array(key.utf8)] }
+        return members.firstIndex { $0.key.utf8.elementsEqual(key.utf8) }
+    }
+
+    subscript(key: String) -> TemplateValue? {
+        get { place(of: key).map { members[$0].value } }
+        set {
+            guard let value = newValue else { return }
+            if let place = place(of: key) {
+                members[place].value = value
+                return
+            }
+            members.append((key, value))
+            if members.count == Self.few + 1 {
+                for (place, member) in members.enumerated() {
+                    places[Array(member.key.utf8)] = place
+                }
+            } else if members.count > Self.few {
+                places[Array(key.utf8)] = members.count - 1
+            }
+        }
+    }
+}
+
+final class TemplateNamespace {
+    var values: TemplateDictionary
+
+    init(_ values: TemplateDictionary) { self.values = values }
+}
+
+/// What a template can call.
+final class TemplateFunction {
+    typealias Body = (TemplateRenderer, TemplateArguments) throws(TemplateError) -> TemplateValue
+
+    let name: String
+    let body: Body
+    /// `loop.index` and its kin; for functions that have attributes.
+    let attributes: TemplateDictionary
+
+    init(
+        _ name: String,
+        attributes: TemplateDictionary = TemplateDictionary(),
+        _ body: @escaping Body
+    ) {
+        self.name = name
+        self.attributes = attributes
+        self.body = body
+    }
+}
+
+/// What a function, filter, test or method is called with.
+struct TemplateArguments {
+    var positional: [TemplateValue] = []
+    var named: [(String, TemplateValue)] = []
+
+    /// An argument by its place or its name.
+    func value(_ place: Int, _ name: String) -> TemplateValue? {
+        if place < positional.count { return positional[place] }
+        return named.last { $0.0 == name }?.1
+    }
+}

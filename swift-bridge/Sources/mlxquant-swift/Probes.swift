@@ -1,0 +1,92 @@
+import MLXQuantFormats
+import MLXQuantRuntime
+
+#if canImport(Darwin)
+    import Darwin
+#elseif canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#endif
+
+/// Commands that tests drive the runtime by. They read a JSON file, and write JSON lines.
+enum Probes {
+    /// The probe of a name; nil where there is none.
+    static func named(_ name: String) -> (([String]) throws -> Void)? {
+        switch name {
+        case "probe-tokenize": tokenize
+        case "probe-render": render
+        case "probe-logits": logits
+        default: nil
+        }
+    }
+
+    /// Runs a probe; the exit status.
+    static func run(_ probe: ([String]) throws -> Void, _ arguments: [String]) -> Int32 {
+        do {
+            try probe(arguments)
+            return 0
+        } catch {
+            note("error: \(error)")
+            return 2
+        }
+    }
+
+    /// `MODEL FILE`: the ids of each of `texts`, the text of these ids, and that in pieces.
+    private static func tokenize(_ arguments: [String]) throws {
+        let request = try JSON.readObject(arguments[1], limit: 64 << 20)
+        let path = arguments[0]
+        let tokenizer =
+            try path.hasSuffix(".gguf") ? Tokenizer(gguf: GGUFModel(path)) : Tokenizer(folder: path)
+        for text in request["texts"]?.array ?? [] {
+            let ids = try tokenizer.encode(
+                text.string ?? "",
+                addSpecialTokens: request["special"]?.bool ?? false,
+                parseSpecialTokens: request["parse"]?.bool ?? true
+            )
+            var stream = tokenizer.detokenizer()
+            let pieces = ids.map { JSON.string(stream.append($0)) } + [.string(stream.finish())]
+            let whole = JSON.string(tokenizer.decode(ids))
+            print("{\"ids\": \(ids), \"text\": \(whole), \"pieces\": \(JSON.array(pieces))}")
+        }
+    }
+
+    /// `FILE`: the text of each of `cases`, or why there is none.
+    private static func render(_ arguments: [String]) throws {
+        let request = try JSON.readObject(arguments[0], limit: 64 << 20)
+        for item in request["cases"]?.array ?? [] {
+            do throws(TemplateError) {
+                let template = try ChatTemplate(item["template"]?.string ?? "")
+                var variables: [String: JSON] = [:]
+                for member in item["variables"]?.object?.members ?? [] {
+                    variables[member.name] = member.value
+                }
+                let text = try template.render(
+                    messages: item["messages"] ?? .array([]),
+                    addGenerationPrompt: item["prompt"]?.bool ?? true,
+                    variables: variables
+                )
+                print("{\"text\": \(JSON.string(text))}")
+            } catch {
+                let reason = JSON.string(error.description)
+                print("{\"error\": \(JSON.string("\(error.kind)")), \"reason\": \(reason)}")
+            }
+        }
+    }
+
+    /// `MODEL FILE OUT`: writes the float32 scores after each of `tokens` to OUT.
+    private static func logits(_ arguments: [String]) throws {
+        let request = try JSON.readObject(arguments[1])
+        let model = try LanguageModel(arguments[0])
+        let tokens = (request["tokens"]?.array ?? []).compactMap(\.int)
+        let scores = try model.scores(
+            afterEachOf: tokens,
+            step: request["step"]?.int ?? tokens.count
+        )
+        guard let file = fopen(arguments[2], "wb") else { throw ProbeError() }
+        defer { fclose(file) }
+        scores.withUnsafeBytes { _ = fwrite($0.baseAddress, 1, $0.count, file) }
+    }
+
+    private struct ProbeError: Error {}
+}

@@ -1,0 +1,51 @@
+// swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
+/// What an array can be indexed with.
+public protocol MLXArrayIndex {}
+
+extension Range: MLXArrayIndex where Bound == Int {}
+extension MLXArray: MLXArrayIndex {}
+
+extension MLXArray {
+    /// As MLX's, along the first axis: a range shares bytes, an array of numbers copies rows.
+    public subscript(
+        indices: any MLXArrayIndex...,
+        stream stream: StreamOrDevice = .default
+    ) -> MLXArray {
+        precondition(indices.count == 1)
+        let row = shape.dropFirst().reduce(1, *) * dtype.size
+        switch indices[0] {
+        case let range as Range<Int>:
+            precondition(range.upperBound <= shape[0])
+            let rows = [range.count] + shape.dropFirst()
+            return MLXArray(storage, offset + range.lowerBound * row, rows, dtype)
+        case let rows as MLXArray:
+            let picked = rows.doubles.flatMap { index in
+                UnsafeRawBufferPointer(start: base + Int(index) * row, count: row).map { $0 }
+            }
+            return MLXArray(MLXArray(picked).storage, 0, rows.shape + shape.dropFirst(), dtype)
+        default: preconditionFailure()
+        }
+    }
+}
+
+/// As MLX's, of one axis.
+public func argSort(_ array: MLXArray, stream: StreamOrDevice = .default) -> MLXArray {
+    let values = array.doubles
+    let order = values.indices.sorted { (values[$0], $0) < (values[$1], $1) }
+    return MLXArray(order.map { UInt32($0) }, array.shape)
+}
+
+/// As MLX's, along the first axis.
+public func concatenated(
+    _ arrays: some Collection<MLXArray>,
+    axis: Int = 0,
+    stream: StreamOrDevice = .default
+) -> MLXArray {
+    precondition(axis == 0)
+    let bytes = arrays.flatMap { array in
+        UnsafeRawBufferPointer(start: array.base, count: array.size * array.dtype.size).map { $0 }
+    }
+    let parts = Array(arrays)
+    let shape = [parts.reduce(0) { $0 + $1.shape[0] }] + parts[0].shape.dropFirst()
+    return MLXArray(MLXArray(bytes).storage, 0, shape, parts[0].dtype)
+}

@@ -1,0 +1,220 @@
+"""Folders for apps: the same bytes, where a GPU can have them; and what is said of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_models
+from save.faulty import Fault, Runner, tree
+from support import run_cli
+
+from mlxquant import RequestError, export_swift, open_checkpoint, quantize
+from mlxquant.files.safetensors import read_header
+from mlxquant.inspection.facts import verify
+from mlxquant.save.swift_layout import PAGE, alignment, in_place, lay_out_swift
+from mlxquant.save.swift_names import KEYWORDS, check_type_name, identifiers, text
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model in 4 bits, its embedding kept in 8."""
+    folder = tmp_path_factory.mktemp("source") / "books"
+    quantize(output=folder, bits=4, embed_bits=8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "app"
+    export_swift(source, folder)
+    return folder
+
+
+def arrays(folder: Path) -> dict[str, tuple[str, tuple[int, ...], str]]:
+    """Type, shape and hash of every array of a folder."""
+    found = {}
+    for file in folder.glob("*.safetensors"):
+        data = file.read_bytes()
+        for name, entry in read_header(file).entries.items():
+            content = hashlib.sha256(data[entry.start : entry.stop]).hexdigest()
+            found[name] = (entry.dtype, entry.shape, content)
+    return found
+
+
+def test_every_array_is_the_source_s(source: Path, exported: Path) -> None:
+    assert arrays(exported) == arrays(source) and len(arrays(source)) == 188
+    kept = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    for name in kept:
+        assert (exported / name).read_bytes() == (source / name).read_bytes()
+    before, after = (read_header(folder / "model.safetensors") for folder in (source, exported))
+    assert after.metadata == before.metadata == {"format": "mlx"}
+    assert verify(open_checkpoint(exported)) == []
+
+
+def test_alignment() -> None:
+    assert [alignment(n) for n in (1, 2, 12, 40, 8192, 16384, 49152, 98304)] == [
+        *(1, 2, 4, 8, 8192, PAGE, PAGE, PAGE)
+    ]
+    assert alignment(0) == PAGE
+
+
+def test_arrays_begin_where_they_can_be_mapped(exported: Path) -> None:
+    """At a multiple of the largest power of two in their size; whole pages at a page."""
+    header = read_header(exported / "model.safetensors")
+    assert header.data_start % PAGE == 0
+    whole = 0
+    for entry in header.entries.values():
+        assert entry.start % alignment(entry.stop - entry.start) == 0
+        whole += (entry.stop - entry.start) % PAGE == 0
+    manifest = json.loads((exported / "mlxquant.json").read_bytes())
+    assert manifest["swift"]["arrays_in_place"] == whole > 50
+    assert manifest["swift"]["bytes_in_place"] > 0.9 * manifest["swift"]["bytes"]
+
+
+def test_several_files(source: Path) -> None:
+    """Each begins with its own whole pages."""
+    checkpoint = open_checkpoint(source)
+    layout = lay_out_swift(checkpoint, shard_bytes=1 << 20)
+    assert [shard.name for shard in layout.shards][0] == "model-00001-of-00005.safetensors"
+    assert len(layout.shards) == 5
+    for number, shard in enumerate(layout.shards):
+        inside = [output for output in layout.outputs if output.shard == number]
+        assert inside[0].start == len(shard.header) and inside[0].start % PAGE == 0
+        assert inside[-1].stop == shard.size
+        assert sum(output.stop - output.start for output in inside) <= 1 << 20 or len(inside) == 1
+        for output in inside:
+            assert output.start % alignment(output.stop - output.start) == 0
+    whole = sum(t.nbytes for t in checkpoint.stored.values() if t.nbytes % PAGE == 0)
+    assert sum(output.stop - output.start for output in in_place(layout)) == whole
+
+
+def test_manifest(source: Path, exported: Path) -> None:
+    manifest = json.loads((exported / "mlxquant.json").read_bytes())
+    assert manifest["request"] == {"export": "swift", "contexts": [512]}
+    (memory,) = manifest["memory"]
+    assert memory["context"] == 512 and memory["weights"] == open_checkpoint(source).nbytes
+    # 8 layers, keys and values, 512 tokens of 2 heads of 64 numbers (2 heads · 64 = 128) in 16 bits
+    assert memory["cache"] == 8 * 2 * 512 * 128 * 2
+    assert memory["total"] == sum(memory[key] for key in ("weights", "cache", "working"))
+    made_by = json.loads((source / "mlxquant.json").read_bytes())
+    assert manifest["made_by"]["request"] == made_by["request"]
+    assert "ModelInfo.swift" not in manifest["files"]
+    for name, said in manifest["files"].items():
+        data = (exported / name).read_bytes()
+        assert said == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    info = (exported / "ModelInfo.swift").read_text()
+    assert hashlib.sha256((exported / "mlxquant.json").read_bytes()).hexdigest() in info
+
+
+def test_the_same_again(source: Path, exported: Path, tmp_path: Path) -> None:
+    export_swift(source, tmp_path / "again", threads=3)
+    assert tree(tmp_path / "again") == tree(exported)
+    export_swift(exported, tmp_path / "twice")
+    assert (tmp_path / "twice/model.safetensors").read_bytes() == (
+        exported / "model.safetensors"
+    ).read_bytes()
+
+
+def test_ggml_blocks_come_along(tmp_path: Path) -> None:
+    assert run_cli("quantize", "--type", "Q4_K_M", "-o", "m.gguf", cwd=tmp_path).returncode == 0
+    assert run_cli("import", "m.gguf", "-o", "blocks", cwd=tmp_path).returncode == 0
+    export_swift(tmp_path / "blocks", tmp_path / "app", contexts=[100, 300, 100])
+    assert arrays(tmp_path / "app") == arrays(tmp_path / "blocks")
+    manifest = json.loads((tmp_path / "app/mlxquant.json").read_bytes())
+    assert [each["context"] for each in manifest["memory"]] == [100, 300]
+    formats = {entry["format"] for entry in manifest["plan"]}
+    assert {"Q4_K", "Q6_K"} <= formats
+    assert verify(open_checkpoint(tmp_path / "app")) == []
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    runner = Runner()
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.make(
+        tmp_path_factory.mktemp("small") / "model", "llama", num_hidden_layers=1, dtype="float32"
+    )
+
+
+def test_whole_or_not_at_all(runner: Runner, small: Path, tmp_path: Path) -> None:
+    """Killed at any change of the disk: what is there is complete, and resuming ends the same."""
+    work = {"work": "export_swift"}
+    (tmp_path / "whole").mkdir()
+    whole = runner(small, tmp_path / "whole/app", **work)
+    assert (whole.status, whole.error) == (0, "")
+    expected = tree(tmp_path / "whole")
+    assert expected is not None and any("ModelInfo.swift" in name for name in expected)
+    died = 0
+    last = len(whole.calls)
+    for call in sorted({*range(2, last, 7), last - 1}):
+        folder = tmp_path / str(call)
+        folder.mkdir()
+        died += runner(small, folder / "app", Fault(call, "kill"), **work).status == -9
+        there = {n: h for n, h in (tree(folder) or {}).items() if "partial" not in n}
+        assert there in ({}, expected), whole.calls[call - 1]
+        if not there:
+            outcome = runner(small, folder / "app", resume=True, threads=3, **work)
+            assert (outcome.status, outcome.error) == (0, ""), whole.calls[call - 1]
+        left = {n: h for n, h in (tree(folder) or {}).items() if "partial" not in n}
+        assert left == expected
+    assert died > 4
+
+
+def test_refusals(source: Path, exported: Path, tmp_path: Path) -> None:
+    for name in ("modelInfo", "Model Info", "Any", "Self", "Größe", "", "A" * 101):
+        with pytest.raises(RequestError, match="begins with a capital"):
+            export_swift(source, tmp_path / "app", type_name=name)
+    for context in (0, -1, 1 << 30):
+        with pytest.raises(RequestError, match=f"--context {context}: from 1 to"):
+            export_swift(source, tmp_path / "app", contexts=[context])
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(RequestError, match="mlxquant import .*m.gguf -o FOLDER"):
+        export_swift(tmp_path / "m.gguf", tmp_path / "app")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.gguf"]
+
+
+def test_command(source: Path, tmp_path: Path) -> None:
+    base = ("export", source, "--to", "swift")
+    planned = run_cli(*base, "--dry-run", "--context", "256", cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    assert "mapped in place" in planned.stdout and not list(tmp_path.iterdir())
+    done = run_cli(*base, "--type-name", "Books", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["output"] == "books-swift"
+    assert "public enum Books {" in (tmp_path / "books-swift/ModelInfo.swift").read_text()
+    again = run_cli(*base, cwd=tmp_path)
+    assert again.returncode == 2 and "exists already" in again.stderr
+    assert run_cli(*base, "--force", cwd=tmp_path).returncode == 0
+    for option in (["--outtype", "f16"], ["--split-max-size", "1M"], ["--approximate-tokenizer"]):
+        refused = run_cli(*base, "-o", "x", *option, cwd=tmp_path)
+        assert refused.returncode == 2 and f"{option[0]} is of GGUF files" in refused.stderr
+    for option in (["--context", "9"], ["--type-name", "X"]):
+        refused = run_cli("export", source, "-o", "x.gguf", *option, cwd=tmp_path)
+        assert refused.returncode == 2 and f"{option[0]} is of --to swift" in refused.stderr
+
+
+def test_names() -> None:
+    assert text('a"b\\c\nd\te\0fé\U0001f600\\(x)') == (
+        r'"a\"b\\c\nd\u{9}e\u{0}f\u{E9}\u{1F600}\\(x)"'
+    )
+    assert text("\ud800") == r'"\u{FFFD}"'
+    shouted = ["<|START_OF_TURN|>", "[INST]", "[/INST]", "<unk>", "ﷺ", "🙂", "<|r_1|>", "<|r_11|>"]
+    assert identifiers(shouted) == [
+        *("startOfTurn", "inst", "inst2", "unk", "token", "token2", "r1", "r11")
+    ]
+    assert identifiers(["r1", "r1", "r11", "self", "init", "init"]) == [
+        *("r1", "r1_2", "r11", "selfToken", "initToken", "initToken2")
+    ]
+    for found in identifiers(KEYWORDS):
+        assert found.startswith("`") or found not in KEYWORDS
+        assert found.strip("`") not in ("init", "self")
+    assert check_type_name("Model_2") == "Model_2"

@@ -1,0 +1,192 @@
+"""The Swift package's chat templates: what Jinja renders, and an end for those without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from swift.runtime import probe
+
+from mlxquant.run.template_worker import RefusalError, make_environment
+
+pytestmark = pytest.mark.xdist_group("swift")
+
+TEMPLATES = sorted((Path(__file__).parents[1] / "run" / "templates").glob("*.jinja"))
+
+TALK = [
+    {"role": "user", "content": " Is there a Jinja “template” for <this>?\n"},
+    {"role": "assistant", "content": "There is.\n\n<think>\nhm\n</think>\n\nNo: {{ 7 * 7 }} 🦉 "},
+    {"role": "user", "content": "Why?"},
+]
+SYSTEM = {"role": "system", "content": "  Be brief. \n"}
+CALLS = [
+    {"role": "user", "content": "Multiply 6 by 7."},
+    {
+        "role": "assistant",
+        "content": None,
+        "reasoning": "I need the tool.",
+        "tool_calls": [
+            {"type": "function", "function": {"name": "mul", "arguments": {"x": 6, "y": 7.5}}}
+        ],
+    },
+    {"role": "tool", "content": "42"},
+]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "mul",
+            "description": "Multiplies; <b>é</b>.",
+            "parameters": {"type": "object", "properties": {"x": {"type": "number"}}},
+        },
+    }
+]
+VARIABLES = {"bos_token": "<s>", "eos_token": "</s>", "enable_thinking": False}
+
+
+def case(template: str, messages: Any = TALK, prompt: bool = True, **variables: Any) -> Any:
+    return {
+        "template": template,
+        "messages": messages,
+        "prompt": prompt,
+        "variables": VARIABLES | variables,
+    }
+
+
+def in_jinja(given: dict[str, Any]) -> str:
+    """What Jinja renders, in the environment of transformers."""
+    template = make_environment().from_string(given["template"])
+    values = {"tools": None, "documents": None, **given["variables"]}
+    text = template.render(
+        messages=given["messages"], add_generation_prompt=given["prompt"], **values
+    )
+    assert isinstance(text, str)
+    return text
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
+def test_real_templates(file: Path) -> None:
+    source = file.read_text(encoding="utf-8")
+    documents = [{"title": "One", "text": "The first\nof several documents."}]
+    cases = [
+        case(source),
+        case(source, prompt=False),
+        case(source, [SYSTEM, *TALK]),
+        case(source, CALLS, tools=TOOLS, documents=documents),
+        case(source, TALK[:1], enable_thinking=True),
+    ]
+    rendered = 0
+    for given, found in zip(cases, probe("render", {"cases": cases}), strict=True):
+        try:
+            expected = in_jinja(given)
+        except RefusalError as refused:
+            assert found["error"] == "refused"
+            assert str(refused) in found["reason"]
+        except TypeError:
+            assert found["error"] == "failed"
+        else:
+            assert found.get("text", found.get("reason")) == expected
+            rendered += 1
+    assert rendered >= 3
+
+
+#: the language, a few things a line
+SNIPPETS = (
+    "{{ 'a' ~ 1 ~ none ~ true ~ 1.5 }}|{{ [1,'a',none,{'b':2}] }}|{{ 7 // 2 }} {{ -7 // 2 }}",
+    "{{ -7 % 3 }} {{ 7 / 2 }} {{ 2**10 }} {{ 1e3 }} {{ 2 - -1 }} {{ (1 + 2) * 3 }} {{ - 1 + 2 }}",
+    "{% for x in [1,2,3] if x != 2 %}{{ loop.index }}:{{ x }}{% if not loop.last %}, {% endif %}"
+    "{% else %}none{% endfor %}{% for x in [] %}{% else %}none{% endfor %}",
+    "{%- for k, v in {'a':1,'b':2}.items() -%} {{ k }}={{ v }}; {%- endfor -%} x",
+    "{% set ns = namespace(x=0) %}{% for i in range(5) %}{% set ns.x = ns.x + i %}{% endfor %}"
+    "{{ ns.x }}",
+    "{% macro f(a, b='z') %}[{{ a }}{{ b }}]{% endmacro %}{{ f('x') }}{{ f('x', b='y') }}",
+    "{{ 'Hello World'.split(' ')[-1] }} {{ '  x '.strip() }}| {{ ' ab '|trim }} {{ 'abc'[1:] }}",
+    "{{ 'abc'[::-1] }} {{ [1,2,3,4][1:3] }} {{ 'abc'[-1] }} {{ [1,2,3][-2:] }} {{ 'abc'[:-1] }}",
+    "{{ 'x' is string }} {{ 1 is number }} {{ none is none }} {{ foo is defined }}"
+    " {{ foo is not defined }} {{ {} is mapping }} {{ [] is sequence }} {{ 'a' in 'abc' }}",
+    "{{ {'a': [1, 2.5, 'é\"<>', none, true]}|tojson }} {{ {'b':1,'a':{'x':[]}}|tojson(indent=2) }}",
+    "{{ foo or 'default' }} {{ foo|default('d') }} {{ ''|default('d', true) }} {{ foo and 1 }}",
+    "{{ 'yes' if 1 == 1 else 'no' }} {{ 'yes' if false }}|{{ not true and false or true }}",
+    "{{ ['b','a','C']|sort|join(',') }} {{ [3,1,2]|sort(reverse=true) }}"
+    " {{ [{'a':1},{'a':2}]|map(attribute='a')|list }} {{ ['a','b']|map('upper')|join }}"
+    " {{ [{'a':1},{'b':2}]|selectattr('a','defined')|list }}",
+    "{{ 'title case here'|title }} {{ 'cAP'|capitalize }} {{ 'Up'|upper|lower }} {{ [1,2,3]|sum }}"
+    " {{ [1,5,3]|max }} {{ [1,2,2]|unique|list }} {{ 'é🦉'|length }} {{ 'ab'|reverse }}",
+    "a\n  {% if true %}\n  b\n  {% endif %}\nc {# comment #} d\n    {# l #}\ne\n{{- ' f' -}}\n  g",
+    "{% raw %}{{ not }} {% x %}{% endraw %} {%+ if true %}kept{%+ endif +%}\nx",
+    "  {% if true %}a{% endif %}\n  b\r\n{% if true %}\r\nq{% endif %}\n\n",
+    "x  {%- if true -%}  y  {%- endif %}  z\n   {# c #}  x\n{#- d -#}  y\n\n",
+    "{% set block %}text {{ 1 + 1 }}{% endset %}{{ block|upper }} {% set a, b = 1, 2 %}{{ a + b }}",
+    "{{ '%s and %d' % ('a', 3) }} {{ 'a' * 3 }} {{ [1] * 2 }} {{ [1] + [2] }} {{ 1 < 2 < 3 }}",
+    "{{ 1 < 3 < 2 }} {{ '10' | int + 5 }} {{ '3.7'|float }} {{ 3.7|int }} {{ 2.5|round }}"
+    " {{ 2.567|round(2) }} {{ -3|abs }} {{ '%05.1f|%-4s|%+d' % (2.25, 'a', 7) }}",
+    "{{ 'a,b,c'.split(',', 1) }} {{ 'a b  c'.split() }} {{ 'abc'.endswith(('x','bc')) }}"
+    " {{ 'aXbX'.replace('X','-') }} {{ 'abc'.find('c') }} {{ 'ab\\ncd'.splitlines() }}",
+    "{{ 'x'.join(['1','2']) }} {{ 'abcabc'.rfind('b') }} {{ 'a-b-c'.rsplit('-', 1) }}"
+    " {{ '12'.isdigit() }} {{ 'lstr'.lstrip('l') }} {{ '{:>4}|{}'.format('z', 1) }}",
+    "{% for i in range(3) %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}{% endfor %}"
+    " {% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+    "{% for x in 'abc' %}{{ loop.revindex }}{{ loop.first }}{{ loop.previtem is defined }}"
+    "{{ loop.nextitem }}{{ loop.cycle('o','e') }}{{ loop.length }} {% endfor %}",
+    "{{ messages[0].role }} {{ messages|length }} {{ messages[-1].get('x', 'none') }}"
+    " {{ messages[0].missing is defined }} {{ messages[0].keys()|list }} {{ messages[::2]|count }}",
+    "{{ {'a':1}|dictsort }} {{ {'b':1,'a':2}|items|list }} {{ 'a<b>\"c\"'|e }}"
+    " {{ 'l1\\nl2'|indent(2, true) }} {{ [\"it's\", 'a\"b'] }} {{ '\\u00e9\\x41\\t|' }}",
+    "{{ 1.0 }} {{ 1e16 }} {{ 0.00001 }} {{ 123456789.123 }} {{ 1e-7 }} {{ 5e22 }} {{ 10/3 }}",
+    "{{ 'x' == \"x\" and 'a' < 'b' }} {{ [1,2] == [1,2] }} {{ none == false }} {{ 1 == 1.0 }}",
+    "{% set x = 1 %}{% for i in [1] %}{% set x = 2 %}{% endfor %}{{ x }}{% if true %}"
+    "{% set x = 3 %}{% endif %}{{ x }}{% with q = 3 %}{{ q }}{% endwith %}{{ q is defined }}",
+    "{{ (1, 2) }} {{ () }} {{ ('a',) }} {%- generation -%} x {%- endgeneration %}y",
+    "{{ [1,2,3,4]|select('even')|list }} {{ [1,2,3]|reject('odd')|list }}"
+    " {{ ['a',none]|select|list }} {{ 8 is divisibleby 4 }} {{ 3 is odd }} {{ 'A' is upper }}"
+    " {{ [1,2]|first }}{{ [1,2]|last }}",
+)
+
+
+def test_the_language_is_jinjas() -> None:
+    cases = [case(snippet) for snippet in SNIPPETS]
+    for given, found in zip(cases, probe("render", {"cases": cases}), strict=True):
+        expected = (given["template"], in_jinja(given))
+        assert (given["template"], found.get("text", found.get("reason"))) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "kind"),
+    [
+        ("{{ raise_exception('not ' ~ messages[0].role) }}", "refused"),
+        ("{{ messages.foo.bar }}", "failed"),
+        ("{{ 1 + 'a' }}", "failed"),
+        ("{{ missing() }}", "failed"),
+        ("{{ [1].append(2) }}", "failed"),
+        ("{{ 'x'.__class__.__mro__ }}", "failed"),
+        ("{{ messages|bogus }}", "syntax"),
+        ("{% if true %}", "syntax"),
+        ("{% endif %}", "syntax"),
+        ("{{ 1 +", "syntax"),
+        ("{% include 'x' %}", "syntax"),
+        ("{{ " + "(" * 500 + "1" + ")" * 500 + " }}", "syntax"),
+        ("{{ 1" + " + 1" * 5000 + " }}", "syntax"),
+        ("{% if true %}" * 500 + "{% endif %}" * 500, "syntax"),
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "budget",
+        ),
+        ("{{ range(10 ** 9) }}", "budget"),
+        ("{{ 'a' * 10 ** 9 }}", "budget"),
+        ("{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}"
+         "{% endfor %}", "budget"),
+        ("{% set ns = namespace(x=1) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}"
+         "{% endfor %}", "budget"),
+        ("{% set ns = namespace() %}{% set ns.x = ns %}{{ ns.x.x.x }}", "budget"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "budget"),
+        ("{{ '%9999999s' % 'x' }}", "failed"),
+        ("{{ 2 ** 63 }}", "budget"),
+        ("{{ 1 // 0 }}", "failed"),
+    ],
+)  # fmt: skip
+def test_hostile_templates_end(template: str, kind: str) -> None:
+    (found,) = probe("render", {"cases": [case(template)]})
+    assert found["error"] == kind, found
+    assert found["reason"].startswith("chat template")
+    assert "\n" not in found["reason"]
