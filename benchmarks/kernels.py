@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py                       # every kernel of every format, 15 minutes
     python benchmarks/kernels.py --only 'matvec/Q4_K'  # these, anew
-    python benchmarks/kernels.py --docs                # the tables in docs/kernels.md of what is there
+    python benchmarks/kernels.py --docs                # the tables of docs/kernels.md
 
 Each kernel runs on a few rows of weights of a large matrix, on this processor, every access watched
 (mlxquant/kernels/host/counts.py) and every operation counted (arithmetic.py): bytes of weights read
@@ -29,21 +29,28 @@ import numpy as np
 from convert import commit, note
 from kernels_docs import write_docs
 from kernels_speed import CHIPS, speeds
-
-from mlxquant import formats
-from mlxquant.formats.base import STORAGE
-from mlxquant.formats.ggml_format import GgmlFormat
 from mlxquant.kernels import launch
 from mlxquant.kernels.host.check import CheckedKernel
 from mlxquant.kernels.host.compiler import find
 from mlxquant.kernels.host.counts import LINE, LINES, counted
 from mlxquant.kernels.source import FORMATS, call, header
 
+from mlxquant import formats
+from mlxquant.formats.base import STORAGE
+from mlxquant.formats.ggml_format import GgmlFormat
+
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
 
-#: kernels that shall read each byte of the weights once, and in whole lines
-GOALS = {"read": 1.0, "whole": 0.9}
-OF_GOALS = ("matvec", "matvec_split", "matvec_rows", "matmul")
+#: kernel → what of its counts is held against a goal; simdgroups that share rows share lines, and
+#: matmul, which goes along all rows of a tile at once, has them from a larger cache
+HELD = {
+    "matvec": ("read", "whole"),
+    "matvec_split": ("read", "together"),
+    "matvec_rows": ("read", "whole"),
+    "matmul": ("read",),
+}
+#: at most this is read of each byte, and at least this share comes in whole lines
+READ, WHOLE = 1.0, 0.9
 
 #: rows of weights of the whole matrix, and of one that leaves a GPU idle
 _MANY, _FEW = 14336, 1024
@@ -90,7 +97,7 @@ def _matvec(fmt: GgmlFormat, m: int, n: int) -> Case:
 
 
 def _matmul(fmt: GgmlFormat) -> Case:
-    k, rows = 512, 64
+    k, rows = 4096, 64
     wire, x = _wire(fmt, rows, k=k), _x(64, k)
     run = launch.matmul(fmt, x.shape, (_MANY, wire.shape[1]), _DTYPE)
     return Case(_some(run, rows, _MANY), [x, wire], rows * k)
@@ -118,7 +125,7 @@ CASES: dict[str, Callable[[GgmlFormat], Case]] = {
     "matvec_rows": lambda fmt: _matvec(fmt, 8, _MANY),
     "matmul": _matmul,
     "gather_matvec": lambda fmt: _gather(fmt, 2, 4096, 16),
-    "gather_matmul": lambda fmt: _gather(fmt, 64, 512, 64),
+    "gather_matmul": lambda fmt: _gather(fmt, 32, 4096, 64),
 }
 
 
@@ -130,8 +137,12 @@ def count(kernel: str, name: str) -> Record:
     of = case.run.kernel
     checked = CheckedKernel(of.name, list(of.inputs), ["out"], call(name, of), header(name, of))
     asked = (case.run.grid, case.run.threadgroup, [case.run.shape], [STORAGE[_DTYPE]])
-    counts = counted(checked.watched(case.inputs, *asked, room=1 << 23), "wire")
-    came = dataclasses.asdict(checked.operations(case.inputs, *asked))
+    counts = counted(checked.watched("wire", case.inputs, *asked))
+    did = None
+    if not kernel.startswith("gather"):
+        # those of experts reckon as matvec and matmul do
+        came = dataclasses.asdict(checked.operations(case.inputs, *asked))
+        did = {kind: times / case.weights for kind, times in came.items()}
     return {
         "kernel": kernel,
         "format": name,
@@ -140,34 +151,35 @@ def count(kernel: str, name: str) -> Record:
         "rows": case.run.shape[0],
         "weights": case.weights,
         **dataclasses.asdict(counts),
-        "operations": {kind: times / case.weights for kind, times in came.items()},
+        "operations": did,
     }
 
 
 def lines(records: list[Record]) -> Iterator[str]:
     """The counts, a line each."""
-    yield "kernel         format    read  loaded  lines    +×    int   slow  of each weight"
+    yield "kernel         format    read  loaded  lines  group  float    int   slow"
     for r in records:
-        did = r["operations"]
+        did = r["operations"] or dict.fromkeys(("float", "integer", "slow"), float("nan"))
         yield (
-            f"{r['kernel']:14} {r['format']:8} {r['read']:5.2f}  {r['loaded']:6.2f}  {r['whole']:5.3f}"
-            f" {did['float']:5.2f}  {did['integer']:5.2f}  {did['slow']:5.2f}  {r['name']}"
+            f"{r['kernel']:14} {r['format']:8} {r['read']:5.2f}  {r['loaded']:6.2f}  "
+            f"{r['whole']:5.3f}  {r['together']:5.3f}  {did['float']:5.2f}  {did['integer']:5.2f}  "
+            f"{did['slow']:5.2f}  {r['name']}"
         )
 
 
 def goals(records: list[Record]) -> list[Record]:
-    """Each goal, and how far the worst record is from it."""
-    found = [r for r in records if r["kernel"] in OF_GOALS]
+    """Of each kernel that has goals, the worst format."""
     checks = []
-    for name, limit in GOALS.items():
-        pick = max if name == "read" else min
-        worst = pick(found, key=lambda r: float(r[name]), default=None)
-        if worst is not None:
-            value = worst[name]
-            passed = value <= limit if name == "read" else value >= limit
-            where = f"{worst['kernel']}/{worst['format']}"
+    for kernel, fields in HELD.items():
+        found = [r for r in records if r["kernel"] == kernel]
+        for field in fields if found else ():
+            reads = field == "read"
+            worst = (max if reads else min)(found, key=lambda r: float(r[field]))
+            value, limit = worst[field], READ if reads else WHOLE
+            passed = value <= limit if reads else value >= limit
             checks.append(
-                {"name": name, "worst": where, "value": value, "limit": limit, "passed": passed}
+                {"kernel": kernel, "what": field, "worst": worst["format"]}
+                | {"value": value, "limit": limit, "passed": passed}
             )
     return checks
 
@@ -194,7 +206,9 @@ def report(records: list[Record]) -> Record:
 def main() -> int:
     """Count, report, and exit with 1 where a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--only", help="kernel/format, a pattern: the others stay as they are")
+    parser.add_argument(
+        "--only", action="append", help="kernel/format, a pattern: the others stay as they are"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
     parser.add_argument("--docs", action="store_true", help="count nothing; write docs/kernels.md")
     options = parser.parse_args()
@@ -205,7 +219,8 @@ def main() -> int:
     known = {(r["kernel"], r["format"]): r for r in before}
     for kernel in CASES:
         for name in FORMATS:
-            if options.only and not fnmatchcase(f"{kernel}/{name}", options.only):
+            patterns = options.only or ["*"]
+            if not any(fnmatchcase(f"{kernel}/{name}", pattern) for pattern in patterns):
                 continue
             known[kernel, name] = count(kernel, name)
             note(list(lines([known[kernel, name]]))[1])
@@ -215,7 +230,10 @@ def main() -> int:
     for line in lines(records):
         note(line)
     for check in found["checks"]:
-        note(f"{check['name']}: {check['value']:.3f} at worst ({check['worst']}); goal {check['limit']}")
+        note(
+            f"{check['kernel']}, {check['what']}: {check['value']:.3f} ({check['worst']}); "
+            f"goal {check['limit']}"
+        )
     return 0 if all(check["passed"] for check in found["checks"]) else 1
 
 

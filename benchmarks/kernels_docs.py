@@ -56,16 +56,17 @@ def _kernels(records: Sequence[Record]) -> str:
     rows = []
     for kernel in dict.fromkeys(r["kernel"] for r in records):
         found = [r for r in records if r["kernel"] == kernel]
-        read, whole = max(r["read"] for r in found), min(r["whole"] for r in found)
-        worst = min(found, key=lambda r: float(r["whole"]))["format"]
-        did = [sum(r["operations"].values()) for r in found]
+        # simdgroups that share rows share lines
+        field = "together" if kernel.endswith("split") else "whole"
+        worst = min(found, key=lambda r: float(r[field]))
+        did = [sum(r["operations"].values()) for r in found if r["operations"]]
         rows.append(
             (
                 f"`{kernel}`",
-                str(found[0]["rows"]) if kernel != "dequantize" else "",
-                f"{read:.2f}",
-                f"{whole:.2f}" + (f" ({worst})" if whole < 0.995 else ""),
-                f"{min(did):.1f} – {max(did):.1f}",
+                "" if kernel == "dequantize" else str(found[0]["rows"]),
+                f"{max(r['read'] for r in found):.2f}",
+                f"{worst[field]:.2f}" + (f" ({worst['format']})" if worst[field] < 0.995 else ""),
+                f"{min(did):.1f} – {max(did):.1f}" if did else "",
             )
         )
     heads = ("kernel", "rows of x", "read / stored", "in whole lines", "operations per weight")
@@ -100,7 +101,9 @@ def _speeds(speeds: dict[str, dict[str, dict[str, float]]]) -> str:
         for chip in _SHOWN:
             speed = by_chip[f"Apple {chip}"]
             tokens, limit = speed["tokens"], speed["limit"]
-            cells.append(f"{tokens:.0f}" if tokens > 0.995 * limit else f"{tokens:.0f} of {limit:.0f}")
+            cells.append(
+                f"{tokens:.0f}" if tokens > 0.995 * limit else f"{tokens:.0f} of {limit:.0f}"
+            )
         rows.append((name, *cells))
     return _table(("format", *_SHOWN), rows) + (
         f"\n\nTokens a second of a model with {WEIGHTS // 10**9} · 10⁹ weights, all of them in the "

@@ -1,13 +1,13 @@
 """How fast a chip could decode with a kernel: by its bandwidth, and by its arithmetic.
 
-A token reads every weight once and does a kernel's operations for each. Both go on at the same time,
-so that the slower one decides; nothing else is reckoned, neither attention nor the time to start a
-kernel: what comes out is a bound that a Mac may come near to, not a measurement.
+A token reads every weight once and does a kernel's operations for each. Both go on at the same
+time, so that the slower one decides; nothing else is reckoned, neither attention nor the time to
+start a kernel: what comes out is a bound that a Mac may come near to, not a measurement.
 
 A core of an Apple GPU starts 4 instructions of 32 threads each cycle; shifts, multiplications of
 integers and conversions go to a part that takes one every 4 cycles for each of the four. So 32
-weights take max(all operations, 4 · slow operations) cycles of a quarter of a core. These rates were
-measured on M1 and M2; for later chips nobody has published any, and theirs may be better.
+weights take max(all operations, 4 · slow operations) cycles of a quarter of a core. These rates
+were measured on M1 and M2; for later chips nobody has published any, and theirs may be better.
 
     https://github.com/philipturner/metal-benchmarks    rates; clocks of M1 and M2
     https://hmc-tech.com/gpu                            clocks of M3, M4 and M5

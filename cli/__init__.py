@@ -30,6 +30,7 @@ COMMANDS = (
     "import",
     "export",
     "imatrix",
+    "doctor",
 )
 
 #: commands whose names no module can have

@@ -13,9 +13,13 @@
     encode.py           calls them
     metal.py            on a GPU, through mx.fast.metal_kernel
     host/               on this processor, through clang
+    product.py          x times packed weights, of NumPy's arrays or MLX's (on_mlx.py), by a kernel
+                        or by MLX's operations (operations.py)
+    backend.py          which of all these an operation takes, and why
 
-Here are the calls on NumPy's arrays. They use a compiled kernel where there is one and NumPy where
-there is none; the values are the same, bit for bit, but that a NaN may be another NaN.
+Here are the calls. Those that decode take NumPy's arrays, and use a compiled kernel where there is
+one and NumPy where there is none; the values are the same, bit for bit, but that a NaN may be
+another NaN.
 """
 
 from __future__ import annotations
@@ -29,8 +33,19 @@ from mlxquant.formats.floats import check_dtype, from_float32
 from mlxquant.formats.ggml_format import GgmlFormat
 
 from . import host
+from .backend import Backend, backend
+from .product import gather, matmul
 
-__all__ = ["available", "dequantize", "dequantize_rows", "reason"]
+__all__ = [
+    "Backend",
+    "available",
+    "backend",
+    "dequantize",
+    "dequantize_rows",
+    "gather",
+    "matmul",
+    "reason",
+]
 
 #: sizes that a kernel counts in 32 bits
 _LIMIT = 2**31

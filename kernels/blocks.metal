@@ -95,9 +95,10 @@ inline float load_half(const device uchar* at) {
     return half_of(load16<2>(at));
 }
 
-// Bits `at` to `at + width - 1` of a word, less `zero`, as float. A GPU takes four times as long to
-// convert a whole number, or to shift it, as for anything else here: so bits stay where they are, in
-// the fraction of a power of two whose fraction counts them, and the power is subtracted.
+// Bits `at` to `at + width - 1` of a word, less `zero`, as float. Apple's GPUs take four times as
+// long for a shift, or to convert a whole number, as for other operations (kernels_speed.py in
+// benchmarks/ has the source): so bits stay where they are, as the fraction of that power of two of
+// which they count ones, and the power is subtracted.
 inline float number_of(uint word, int at, int width, int zero) {
     const bool low = at + width <= 23;
     const uint own = low ? word : word >> 16;
@@ -126,7 +127,7 @@ struct Bytes {
         return number_of(words[i / 4], 8 * (i % 4) + shift, width, zero);
     }
 
-    // Of every byte bits `shift` to `shift + width - 1`, as bits `to` and following; the others clear.
+    // Of every byte bits `shift` to `shift + width - 1`, from bit `to` on; the others are clear.
     Bytes moved(int shift, int width, int to) const {
         const uint mask = ((1u << width) - 1) * 0x01010101 << to;
         Bytes result;

@@ -1,7 +1,7 @@
 // Numbers of E2M1: a sign, two bits of exponent, one of fraction. 0, 1/2, 1, 3/2, 2, 3, 4 and 6.
 //
-// Above zeros they are the sign and the uppermost bits of a float16, but that its bias is 14 larger;
-// below 1 it is subnormal, as they are. So two are taken from a word at a time.
+// They are a float16's sign and the bits about its exponent's end, but that its bias is 14 larger;
+// what is subnormal in E2M1 is so there. So two are taken out of a word at a time.
 
 #include "blocks.metal"
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlxquant.errors import RequestError
+from mlxquant.formats.affine import Affine
 from mlxquant.formats.base import STORAGE
 from mlxquant.formats.floats import check_dtype
 from mlxquant.formats.ggml_format import GgmlFormat
@@ -32,6 +33,7 @@ __all__ = [
     "ROWS_AT_ONCE",
     "WIDTH",
     "Launch",
+    "affine_search",
     "dequantize",
     "dequantize_rows",
     "encode",
@@ -64,6 +66,8 @@ _HEIGHTS = dict.fromkeys(("Q2_K", "Q3_K", "Q4_K", "Q5_K"), 2)
 _HEIGHT_OF_ROWS = 2
 #: with fewer simdgroups a GPU is not full, and K is split between as many as this at most
 _SIMDGROUPS, _SPLIT = 1024, 8
+#: threads of a threadgroup of the search; each has much to keep
+_SEARCHING = 64
 #: rows of weights of a tile of matmul, and where there are few tiles
 WIDTH, NARROW = 64, 32
 #: threads of its threadgroup
@@ -87,7 +91,8 @@ class Launch:
         grid: threads in all, as MLX counts them.
         threadgroup: threads of a threadgroup; divides `grid` where the kernel needs whole ones.
         shape: of the result.
-        dtype: of the result, and of x: `F32`, `F16` or `BF16`; of an encoder's result `U8`.
+        dtype: of the result, and of x: `F32`, `F16` or `BF16`; of the result of an encoder `U8`, of
+            a search `U32`.
     """
 
     kernel: Kernel
@@ -98,7 +103,7 @@ class Launch:
     dtype: str
 
     def __post_init__(self) -> None:
-        if self.dtype != "U8":
+        if self.dtype not in ("U8", "U32"):
             check_dtype(self.dtype)
         if max(*self.grid, *self.shape) >= _LIMIT:
             raise RequestError(
@@ -199,6 +204,14 @@ def gather_matmul(
     each = p / max(1, wire[0])
     height = 16 if each < _FEW else 32 if each < _SOME else 64
     return _tiled(source.gather_matmul, fmt, p, n, height, dtype, width)
+
+
+def affine_search(target: Affine, n: int, b: int, weighted: bool) -> Launch:
+    """Groups float32 [n · b, g], importance [b, g] if weighted → what `source.searching` says."""
+    kernel = source.searching(target.bits, target.group_size, target.dtype, weighted)
+    count, words = n * b, target.bits * target.group_size // 32
+    shape = (count * (words + 2),)
+    return Launch(kernel, target.name, (count, 1, 1), (min(_SEARCHING, count), 1, 1), shape, "U32")
 
 
 def split_of(fmt: GgmlFormat, n: int, k: int) -> int:

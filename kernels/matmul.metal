@@ -9,8 +9,8 @@
 //     sums          float
 //
 // A step takes as many parts of each row of weights as give every thread one: two, or four. The
-// four simdgroups multiply: simdgroup s has the rows of x in every other eight, from eight s / 2 on,
-// and half of the rows of weights, the first half where s is even.
+// four simdgroups multiply: simdgroup s has the rows of x in every other eight, from eight s / 2
+// on, and half of the rows of weights, the first half where s is even.
 //
 // Both tiles hold their columns in the order of parts, so that what a thread decodes goes side by
 // side; a sum does not mind. Rows are padded by 16 bytes: eight rows lie in different banks. What
@@ -48,8 +48,8 @@ inline void copy_eight(bool there, const device T* from, threadgroup T* to) {
     }
 }
 
-// Rows of x of the tile from row `top` on, those from `begin` up to `end` (both of the tile); of the
-// step's parts, from part `first` on.
+// Rows of x of the tile from row `top` on, those from `begin` up to `end` (both of the tile); of
+// the step's parts, from part `first` on.
 template <typename Format, typename Shape, int height, typename T>
 inline void load_x(
     const thread Product<T>& of, uint top, uint begin, uint end, uint first, threadgroup T* tile,

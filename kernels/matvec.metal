@@ -66,8 +66,8 @@ inline void add_products(const device T* at, const thread Part<Format>* w, threa
     }
 }
 
-// The same for the only row of x, where its numbers are kept and the parts of weights come one after
-// another: bit by bit the same.
+// The same for the only row of x, where its numbers are kept and the parts of weights come one
+// after another: bit by bit the same.
 template <typename Format>
 struct OnlyRow {
     static constant constexpr int groups = Format::chunk / Format::group;

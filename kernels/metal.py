@@ -6,17 +6,29 @@ device memory, and a kernel whose signature changes is compiled again: hence one
 type of output, and `ids` never fewer than 8.
 
 Sizes come with the arrays (`<input>_shape`) and the grid (launch.py); no call compiles for its own.
+
+A kernel is used where it gave its known answer (known.py). Where it did not, MLX's operations
+compute the same (fallback.py).
 """
 
 from __future__ import annotations
 
+import platform
+import time
+from collections.abc import Sequence
 from functools import cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mlxquant.errors import RequestError
+from mlxquant.formats.base import Array
 from mlxquant.formats.ggml_format import GgmlFormat
 
 from . import launch
+from .fallback import computed
+from .known import KnownAnswers
 from .launch import Launch
 from .source import Kernel, call, header
 
@@ -28,12 +40,27 @@ if TYPE_CHECKING:
 else:
     MxArray = MxDtype = Any
 
-__all__ = ["dequantize", "dequantize_rows", "encode", "gather", "kernel_of", "matmul", "run"]
+__all__ = [
+    "KNOWN",
+    "dequantize",
+    "dequantize_rows",
+    "encode",
+    "gather",
+    "kernel_of",
+    "matmul",
+    "on_arrays",
+    "run",
+    "timed",
+]
 
-#: MLX's names of element types, by the project's
-_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8"}
-_DTYPES = {name: dtype for dtype, name in _NAMES.items() if dtype != "U8"}
-_PREAMBLE = "#include <metal_stdlib>\nusing namespace metal;\n"
+#: the project's names of the element types of x, by MLX's; and the other way, of every result
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()} | {"U8": "uint8", "U32": "uint32"}
+#: launches that are timed together
+_TIMES = 8
+#: Metal fuses a multiplication and an addition of one statement, safe mathematics or not, but for
+#: this; the kernels round as NumPy does
+_PREAMBLE = "#include <metal_stdlib>\nusing namespace metal;\n#pragma clang fp contract(off)\n"
 
 
 @cache
@@ -42,7 +69,7 @@ def kernel_of(name: str, kernel: Kernel, dtype: str) -> Any:
     import mlx.core as mx
 
     return mx.fast.metal_kernel(
-        name=f"mlxquant_{kernel.name}_{name.lower()}_{dtype}",
+        name=f"mlxquant_{kernel.name}_{name.lower().replace('-', '_')}_{dtype}",
         input_names=list(kernel.inputs),
         output_names=["out"],
         source=call(name, kernel),
@@ -51,21 +78,73 @@ def kernel_of(name: str, kernel: Kernel, dtype: str) -> Any:
 
 
 def run(started: Launch, inputs: list[MxArray]) -> MxArray:
-    """The result of a launch on its kernel's inputs, zeros where it sums up nothing."""
+    """The result of a launch on its kernel's inputs, zeros where it sums up nothing.
+
+    By its kernel, if that gave its known answer, which the first launch finds out; else by MLX's
+    operations.
+    """
     import mlx.core as mx
 
-    dtype = getattr(mx, _NAMES[started.dtype])
     if not all(array.size for array in inputs):
-        return mx.zeros(started.shape, dtype)
-    kernel = kernel_of(started.format, started.kernel, _NAMES[started.dtype])
-    out: MxArray = kernel(
+        return mx.zeros(started.shape, getattr(mx, _NAMES[started.dtype]))
+    if KNOWN.reason(started) is None:
+        return _launched(started, inputs)
+    return computed(started, inputs, getattr(mx, _NAMES[started.dtype]))
+
+
+def on_arrays(started: Launch, inputs: Sequence[Array]) -> Array:
+    """The result of a launch's kernel, whatever is known of it, on NumPy's arrays; bfloat16 is
+    uint16 here."""
+    import mlx.core as mx
+
+    # whatever device the caller's thread computes on
+    with mx.stream(mx.gpu):
+        given = [mx.array(array) for array in inputs]
+        given = [x.view(mx.bfloat16) if x.dtype == mx.uint16 else x for x in given]
+        out = _launched(started, given)
+        return np.array(out.view(mx.uint16) if out.dtype == mx.bfloat16 else out)
+
+
+def timed(started: Launch, inputs: Sequence[Array]) -> float:
+    """Seconds that a launch takes, its kernel compiled and its arrays in memory: the best of a few
+    times eight, by turns on two copies of the arrays, so that caches have none of them."""
+    import mlx.core as mx
+
+    copies = [[mx.array(array) for array in inputs] for _ in range(2)]
+    mx.eval(copies)
+    best = float("inf")
+    for _ in range(4):
+        begin = time.perf_counter()
+        mx.eval([_launched(started, copies[turn % 2]) for turn in range(_TIMES)])
+        best = min(best, time.perf_counter() - begin)
+    return best / _TIMES
+
+
+def _launched(started: Launch, inputs: list[MxArray]) -> MxArray:
+    import mlx.core as mx
+
+    dtype = _NAMES[started.dtype]
+    out: MxArray = kernel_of(started.format, started.kernel, dtype)(
         inputs=inputs,
         grid=started.grid,
         threadgroup=started.threadgroup,
         output_shapes=[started.shape],
-        output_dtypes=[dtype],
+        output_dtypes=[getattr(mx, dtype)],
     )[0]
     return out
+
+
+def _identity() -> str:
+    """What results depend on beside a kernel's source: MLX's and the system's version, the chip."""
+    import mlx.core as mx
+
+    chip = mx.device_info()
+    named = (str(chip.get(key)) for key in ("device_name", "architecture"))
+    return "\n".join((_PREAMBLE, version("mlx"), platform.system(), platform.version(), *named))
+
+
+#: of this process's GPU
+KNOWN = KnownAnswers(on_arrays, _identity)
 
 
 def dequantize(wire: MxArray, fmt: GgmlFormat, dtype: MxDtype) -> MxArray:

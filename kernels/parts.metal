@@ -1,8 +1,9 @@
 // What the products share: x beside the parts of packed rows, and what a product is of.
 //
 // Part i of a row is part i % parts of its block i / parts, where a block has `parts`, as in
-// blocks.metal. x is read in a part's order, eight neighbours at a time, so that weights need not be
-// moved: runs are of eight at least, and k is whole blocks. x may start at any multiple of 4 bytes.
+// blocks.metal. x is read in a part's order, eight neighbours at a time, so that weights need not
+// be moved: runs are of eight at least, and k is whole blocks. x may start at any multiple of 4
+// bytes.
 
 #include "blocks.metal"
 

@@ -37,6 +37,7 @@ __all__ = [
     "matmul",
     "matvec",
     "resolve",
+    "searching",
 ]
 
 #: ggml's names of the formats that have kernels; <name in lower case>.metal defines struct <name>
@@ -168,6 +169,24 @@ def gather_matmul(height: int, width: int, size: int) -> Kernel:
     return Kernel(f"gather_matmul_{height}x{width}", "gather", ("x", "ids", "wire"), body)
 
 
+@cache
+def searching(bits: int, size: int, dtype: str, weighted: bool) -> Kernel:
+    """rows float [count, size], importance float [columns, size] if weighted → out uint32: codes of
+    all groups, then the scales and the biases as floats' bits: see affine_search.metal.
+    """
+    words = bits * size // 32
+    name = f"affine_search_{dtype.lower()}{'_weighted' * weighted}"
+    given = "importance, uint(importance_shape[0])" if weighted else "rows, 1"
+    body = (
+        "const ulong count = uint(rows_shape[0]);\n"
+        f"device float* scales = reinterpret_cast<device float*>(out + count * {words});\n"
+        f"affine_search<{bits}, {size}, {str(weighted).lower()}>(rows, {given}, "
+        f"STORED_{dtype}, count, out, scales, scales + count, thread_position_in_grid.x);"
+    )
+    inputs = ("rows", "importance") if weighted else ("rows",)
+    return Kernel(name, "affine_search", inputs, body)
+
+
 _ENCODE = (
     "encode<FORMAT, {weighted}>(rows, {importance}, rows_shape[1] / FORMAT::weights, "
     "ulong(rows_shape[0]) * (rows_shape[1] / FORMAT::weights), out, thread_position_in_grid.x);"
@@ -193,9 +212,11 @@ def call(name: str, kernel: Kernel) -> str:
 
 @cache
 def header(name: str, *kernels: Kernel) -> str:
-    """Everything that the calls of these kernels need for the format of that name."""
+    """Everything that the calls of these kernels need for the format of that name: one of FORMATS,
+    or an affine one, which has no file."""
+    own = (name.lower(),) if name in FORMATS else ()
     named = (ENCODERS[name] if kernel.file == "encode" else kernel.file for kernel in kernels)
-    wanted = dict.fromkeys((name.lower(), *named))
+    wanted = dict.fromkeys((*own, *named))
     return resolve("".join(f'#include "{file}.metal"\n' for file in wanted))
 
 

@@ -60,7 +60,8 @@ class Mutant:
         before = header(started.format, started.kernel)
         body = call(started.format, started.kernel)
         whole = before + body
-        assert self.right in whole, f"nothing to break: {self.right}"
+        if self.right not in whole:
+            raise LookupError(f"nothing to break: {self.right}")
         if self.right in before:
             before = before.replace(self.right, self.wrong, 1)
         else:
@@ -117,6 +118,7 @@ _RUNS = {
     "dequantize": lambda mutant: _dequantize(mutant, rows=False),
     "rows": lambda mutant: _dequantize(mutant, rows=True),
     "matvec": lambda mutant: _product(mutant, 1, 7, 5),
+    "matvec_few": lambda mutant: _product(mutant, 1, 3, 5),
     "matvec_rows": lambda mutant: _product(mutant, 3, 7, 5),
     "split": lambda mutant: _product(mutant, 1, 5, 65),
     "split_rows": lambda mutant: _product(mutant, 3, 5, 65),
@@ -143,6 +145,7 @@ TEMPLATES = [
     Mutant("block += step / parts", "block += step", "split", "Q4_K", "numbers"),
     Mutant("first / parts; block", "first / parts + 1; block", "matvec", "Q4_K", "numbers"),
     Mutant("uint(h) < last ? h : last", "h", "matvec", "Q4_0", "outside", True),
+    Mutant("|| row >= of.n) {", ") {", "matvec_few", "Q4_0", "outside"),
     Mutant("last = of.n - 1 - row", "last = of.n - row", "matvec_rows", "Q4_0", "outside"),
     Mutant("r < of.m && row < of.n", "r < of.m", "matvec", "Q4_0", "outside"),
     Mutant("r < of.m && row < of.n", "row < of.n", "matvec_rows", "Q4_0", "outside", True),
@@ -150,13 +153,14 @@ TEMPLATES = [
     Mutant("of.out[ulong(r) * of.n", "of.out[ulong(r)", "matvec_rows", "Q4_0", "race"),
     Mutant("if (lane == 0) {", "if (lane < 2) {", "matvec", "Q4_0", "race", True),
     Mutant("x[i], product)", "x[i], 0.0f)", "matvec", "Q4_0", "numbers", True),
-    Mutant("fma(biases[g], of_x, sum)", "sum", "matvec", "Q4_K", "numbers"),
-    Mutant("Format::group ? of_x : 0.0f", "Format::group ? of_x : of_x", "matvec_rows", "Q4_K",
-           "numbers"),
-    Mutant("(first + 8) % Format::group", "first % Format::group", "matvec_rows", "Q4_K",
-           "numbers"),
+    Mutant("x[i], sum)", "x[i], 0.0f)", "matvec_rows", "Q4_0", "numbers"),
+    Mutant("? products[h] : 0.0f", "? products[0] : 0.0f", "matvec_rows", "Q4_0", "numbers"),
+    Mutant("? fma(biases[g], of_x, sum)", "? sum", "matvec", "Q4_K", "numbers"),
+    Mutant("of_x[g] += x[", "of_x[g] = x[", "matvec", "Q4_K", "numbers"),
+    Mutant("? of_x : 0.0f", "? 0.0f : 0.0f", "matvec_rows", "Q4_K", "numbers"),
+    Mutant("(first + 8) % Format::group == 0", "true", "matvec_rows", "Q4_0", "numbers"),
     Mutant("simd_sum(sums[h * rows + r])", "sums[h * rows + r]", "matvec", "Q4_0", "numbers"),
-    Mutant("x + ulong(r) * of.k, w", "x, w", "matvec_rows", "Q4_0", "numbers"),
+    Mutant("(x + ulong(r) * of.k, w", "(x, w", "matvec_rows", "Q4_0", "numbers"),
     Mutant("w, sums + r)", "w, sums)", "matvec_rows", "Q4_0", "numbers"),
     # matvec_split: what simdgroups leave one another
     Mutant(_BARRIER, "", "split", "Q4_0", "partial[", True),
@@ -182,7 +186,7 @@ TEMPLATES = [
     Mutant("of.m - top < height ? of.m - top : height", "height", "matmul", "Q8_0", "outside"),
     # tiles, matrices and sums
     Mutant("+ Format::chunk * own", "+ Format::chunk", "matmul", "Q8_0", "race"),
-    Mutant("tile + row * Shape::stride + 8", "tile + row * Shape::stride + 4", "matmul", "Q8_0",
+    Mutant("Shape::stride + 8 * eight", "Shape::stride + eight / 2 * 8", "matmul", "Q8_0",
            "race"),
     Mutant("Shape::stride, ulong2(0), true", "Shape::stride, ulong2(0), false", "narrow", "Q8_0",
            "numbers"),

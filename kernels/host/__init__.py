@@ -8,6 +8,14 @@
     affine.py         the same for the search of affine formats
     encode.py         and for encoders
 
+Any kernel, those with barriers too, runs slowly with every access watched:
+
+    check.py          a kernel, called as mx.fast.metal_kernel is
+    signature.py      what MLX writes around a kernel's body
+    running.py        its library, and a call; structures.py, check.h … hooks.h are what runs
+    failures.py       what is said; places.py finds the lines
+    counts.py, arithmetic.py     what a kernel reads, and how much it reckons
+
 Nothing here raises for a compiler that is missing or a kernel that is wrong: `library` gives None,
 `reason` says why, and NumPy does the work.
 """

@@ -12,7 +12,8 @@ operations. They are this compiler's; a GPU's compiler starts from much the same
 An operation on a vector counts for each element. Free: moving, naming, widening and narrowing
 bits, half to float and back (Apple's instructions take and give halves), addresses with a constant
 offset.
-Not counted: loads and stores (counts.py), and what runs inside functions of a simdgroup.
+Not counted: loads and stores (counts.py), and what runs inside functions of a simdgroup and
+products of its matrices.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ _FLAGS = (
 )
 #: files of which operations count: the kernel, and Metal's functions of numbers
 _FILES = ("header", "body", "functions.h", "shim.h")
+_HIDDEN = ("simdgroup.h", "matrix.h")
 
 _INSTRUCTION = re.compile(r"^  (?:%[\w.]+ = )?(?:tail |notail |musttail )?([a-z]+)\b(.*)$")
 _LOCATION = re.compile(r"!dbg !(\d+)")
@@ -193,19 +195,25 @@ def _counts(block: list[str], inside: set[str]) -> dict[str, int]:
 
 
 def _locations(code: str) -> set[str]:
-    """Numbers of the locations that are in one of _FILES, what is inlined where it was written."""
-    files, scopes, locations = set(), {}, {}
+    """Numbers of the locations that are in _FILES, and not called by _HIDDEN."""
+    files, scopes, locations = {}, {}, {}
     for number, what, fields in re.findall(r"(?m)^!(\d+) = (?:distinct )?!(\w+)\((.*)\)$", code):
+        named = dict(re.findall(r'(\w+): (?:!|")([^",]*)', fields))
         if what == "DIFile":
-            name = re.search(r'filename: "([^"]*)"', fields)
-            if name and name[1] in _FILES:
-                files.add(number)
+            files[number] = named["filename"]
         elif what == "DILocation":
-            scope = re.search(r"scope: !(\d+)", fields)
-            if scope:
-                locations[number] = scope[1]
-        else:
-            file = re.search(r"file: !(\d+)", fields)
-            if file:
-                scopes[number] = file[1]
-    return {number for number, scope in locations.items() if scopes.get(scope) in files}
+            locations[number] = named["scope"], named.get("inlinedAt")
+        elif "file" in named:
+            scopes[number] = named["file"]
+
+    def callers(number: str | None) -> Iterator[str]:
+        while number:
+            scope, number = locations[number]
+            yield files.get(scopes.get(scope, ""), "")
+
+    inside = set()
+    for number in locations:
+        innermost, *outer = callers(number)
+        if innermost in _FILES and not any(file in _HIDDEN for file in outer):
+            inside.add(number)
+    return inside

@@ -22,7 +22,7 @@ static_assert(sizeof(Size) == sizeof(void*) && sizeof(Size) == 8, "a processor o
 constexpr int WIDTH = 32, MOST_LANES = 1024, MOST_SHARED = 32768, MOST_ARRAYS = 64;
 constexpr int GUARD = 4096;
 
-// --- what Python and this file say to each other; check.py has the same structures ---
+// --- what Python and this file say to each other; structures.py has the same ---
 
 enum Kind : Count { INPUT, OUTPUT, SHARED, TABLE };
 
@@ -44,9 +44,8 @@ struct Array {
 
 // One access, for counts.py.
 struct Seen {
-    Count group;       // counted from 0 in the order they ran
-    unsigned short lane;
-    Byte array, size;  // 128 more for a write
+    Count group;  // counted from 0 in the order they ran
+    unsigned short lane, size;
     Size at;
 };
 
@@ -79,8 +78,10 @@ struct Run {
     Size stack_size;
     Size most_steps;
     void** arguments;           // of the kernel; see signature.py
-    Seen* seen;                 // room for `room` accesses, or null; `accesses` came
-    Size room, accesses;
+    Seen* seen;                 // room for `room` reads of array `kept`, or null; `reads` came
+    Size kept, room, reads;
+    // how often each array was read and written, by the power of 2 that the width is
+    Size times[MOST_ARRAYS][2][8];
     Failure failure;
 };
 

@@ -92,10 +92,13 @@ class CheckedKernel:
             CheckFailure: the kernel did what it must not do.
             Unavailable: no clang, or it refused the kernel.
         """
-        return self._run(inputs, grid, threadgroup, output_shapes, output_dtypes, 0)[0]
+        arguments, given, dtypes = self._arguments(inputs, output_dtypes)
+        call = self._call(given, grid, threadgroup, output_shapes, dtypes)
+        return self._library(arguments).run(call, self.most_steps)[0]
 
     def watched(
         self,
+        kept: str,
         inputs: Sequence[Array | int | float],
         grid: tuple[int, int, int],
         threadgroup: tuple[int, int, int],
@@ -103,8 +106,10 @@ class CheckedKernel:
         output_dtypes: Sequence[Any],
         room: int = 1 << 22,
     ) -> Accesses:
-        """The same; every access that came, `room` of them at most (counts.py reads them)."""
-        _, came = self._run(inputs, grid, threadgroup, output_shapes, output_dtypes, room)
+        """The same: what was accessed, and every read of the input `kept`, at most `room`."""
+        arguments, given, dtypes = self._arguments(inputs, output_dtypes)
+        call = self._call(given, grid, threadgroup, output_shapes, dtypes)
+        _, came = self._library(arguments).run(call, self.most_steps, kept, room)
         assert came is not None
         return came
 
@@ -118,29 +123,20 @@ class CheckedKernel:
     ) -> Operations:
         """The same, nothing watched: how much arithmetic it is (arithmetic.py)."""
         arguments, given, dtypes = self._arguments(inputs, output_dtypes)
-        text, blocks = counting(self.text(arguments))
+        text, blocks = counting("#define COUNTED\n" + self.text(arguments))
         library = Library(self.name, text, self.header, self.source, CountingCompiler)
         call = self._call(given, grid, threadgroup, output_shapes, dtypes)
         library.run(call, self.most_steps, watched=False)
         return operations(blocks, library.loaded)
 
-    def _run(
-        self,
-        inputs: Sequence[Array | int | float],
-        grid: tuple[int, int, int],
-        threadgroup: tuple[int, int, int],
-        output_shapes: Sequence[tuple[int, ...]],
-        output_dtypes: Sequence[Any],
-        room: int,
-    ) -> tuple[list[Array], Accesses | None]:
-        arguments, given, dtypes = self._arguments(inputs, output_dtypes)
+    def _library(self, arguments: tuple[Argument, ...]) -> Library:
+        """The kernel for such arguments."""
         library = self._compiled.get(arguments)
         if library is None:
             text = self.text(arguments)
             library = Library(self.name, text, self.header, self.source)
             self._compiled[arguments] = library
-        call = self._call(given, grid, threadgroup, output_shapes, dtypes)
-        return library.run(call, self.most_steps, room)
+        return library
 
     def _call(
         self,

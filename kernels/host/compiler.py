@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ..switch import OFF, off
+
 __all__ = ["MINIMUM", "Compiler", "Unavailable", "cpu", "find"]
 
 #: the first clang with _Float16 and __bf16 on every processor
@@ -93,8 +95,10 @@ def find() -> Compiler:
     """The compiler for this process's environment.
 
     Raises:
-        Unavailable: there is none, or MLXQUANT_CLANG names none.
+        Unavailable: there is none, MLXQUANT_CLANG names none, or kernels are off.
     """
+    if off():
+        raise Unavailable(OFF)
     found = _find(os.environ.get("MLXQUANT_CLANG"), os.environ.get("PATH", ""))
     if isinstance(found, str):
         raise Unavailable(found)

@@ -1,6 +1,6 @@
 """What a kernel reads and how: bytes, loads, lines of a GPU's cache, from every access of a run.
 
->>> counts = counted(kernel.watched(...), "wire")
+>>> counts = counted(kernel.watched("wire", ...))
 >>> counts.read, counts.whole
 (1.0, 0.98)
 
@@ -13,7 +13,9 @@ the same kernel always has the same counts.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -25,7 +27,7 @@ __all__ = ["LINE", "LINES", "Counts", "counted"]
 
 #: bytes of a line of an Apple GPU's caches
 LINE = 128
-#: lines that stay with a simdgroup: 4 KiB, half of the 8 KiB that a core has
+#: lines that stay with a simdgroup: 4 KiB, half of the 8 KiB that a core has, and a threadgroup
 LINES = 32
 _WIDTH = 32
 
@@ -48,6 +50,8 @@ class Counts:
             cache of LINES lines, the one unused for longest first. What it takes from other lines
             is fetched for others, too, or twice.
         fetched: bytes of lines that simdgroups fetch in this way, over `stored`.
+        together: as `whole`, of a threadgroup's threads and a core's 2 · LINES lines: where several
+            simdgroups share a row, they share its lines.
     """
 
     stored: int
@@ -59,55 +63,63 @@ class Counts:
     shared: int
     whole: float
     fetched: float
+    together: float
 
 
-def counted(came: Accesses, weights: str) -> Counts:
-    """Counts of a run's accesses; `weights` names an input."""
-    own = came.names.index(weights)
-    stored = came.sizes[own]
-    ours = came.array == own
-    inputs = np.isin(came.array, [i for i, kind in enumerate(came.kinds) if kind == "INPUT"])
-    outputs = np.isin(came.array, [i for i, kind in enumerate(came.kinds) if kind == "OUTPUT"])
-    shared = np.isin(came.array, [i for i, kind in enumerate(came.kinds) if kind == "SHARED"])
-    group, lane, at, size = (a[ours] for a in (came.group, came.lane, came.at, came.size))
+def counted(came: Accesses) -> Counts:
+    """Counts of a run's accesses, of which those to the weights were kept."""
+    stored, group, lane, at, size = came.stored, came.group, came.lane, came.at, came.size
     read = sum(_different(at[group == g], size[group == g], stored) for g in np.unique(group))
-    whole, taken, fetched = _lines(group, lane, at, size, stored)
+    whole, taken, fetched = _lines(group, lane, lane // _WIDTH, at, size, stored, LINES)
+    together, by_all, _ = _lines(group, lane, np.zeros_like(lane), at, size, stored, 2 * LINES)
+    loads = Counter(size.tolist())
     return Counts(
         stored,
         read / stored,
         int(size.sum()) / stored,
-        _widths(size),
-        _widths(came.size[inputs & ~ours & ~came.write]),
-        _widths(came.size[outputs & came.write]),
-        int(shared.sum()),
+        dict(sorted(loads.items())),
+        _widths(came, "INPUT", 0, loads),
+        _widths(came, "OUTPUT", 1),
+        int(came.times[[kind == "SHARED" for kind in came.kinds]].sum()),
         whole / taken if taken else 0.0,
         fetched * LINE / stored,
+        together / by_all if by_all else 0.0,
     )
 
 
-def _widths(sizes: Array) -> dict[int, int]:
-    return {int(size): int(count) for size, count in sorted(Counter(sizes.tolist()).items())}
+def _widths(
+    came: Accesses, kind: str, write: int, but: Mapping[int, int] = MappingProxyType({})
+) -> dict[int, int]:
+    """How often arrays of a kind were accessed, by width."""
+    times = came.times[[each == kind for each in came.kinds], write].sum(axis=0).tolist()
+    rest = {1 << i: count - but.get(1 << i, 0) for i, count in enumerate(times)}
+    return {width: count for width, count in rest.items() if count}
 
 
 def _different(at: Array, size: Array, stored: int) -> int:
     """How many bytes these loads reach."""
     ends = np.zeros(stored + 1, np.int64)
-    np.add.at(ends, at.astype(np.int64), 1)
-    np.add.at(ends, at.astype(np.int64) + size, -1)
+    np.add.at(ends, at, 1)
+    np.add.at(ends, at + size, -1)
     return int((np.cumsum(ends) > 0).sum())
 
 
-def _lines(group: Array, lane: Array, at: Array, size: Array, stored: int) -> tuple[int, int, int]:
-    """Bytes from lines read whole, bytes from all lines, and how many lines were fetched."""
+def _lines(
+    group: Array, lane: Array, part: Array, at: Array, size: Array, stored: int, most: int
+) -> tuple[int, int, int]:
+    """Bytes from lines read whole, bytes from all lines, and how many lines were fetched.
+
+    Args:
+        part: of the threadgroup, which has `most` lines to itself.
+    """
     order = np.lexsort((np.arange(len(at)), lane, group))
-    group, lane, at, size = (a[order].astype(np.int64) for a in (group, lane, at, size))
+    group, lane, part, at, size = (a[order] for a in (group, lane, part, at, size))
     # how many loads of its own each thread has made before
     first = np.r_[True, (np.diff(group) != 0) | (np.diff(lane) != 0)]
     begins = np.maximum.accumulate(np.where(first, np.arange(len(at)), 0))
     turn = np.arange(len(at)) - begins
-    simdgroup = lane // _WIDTH
-    order = np.lexsort((lane, turn, simdgroup, group))
-    keys = (group * (1 << 10) + simdgroup)[order].tolist()
+    order = np.lexsort((lane, turn, part, group))
+    keys = (group * (1 << 10) + part)[order].tolist()
     whole = taken = fetched = 0
     held: OrderedDict[int, int] = OrderedDict()
     before = None
@@ -131,7 +143,7 @@ def _lines(group: Array, lane: Array, at: Array, size: Array, stored: int) -> tu
                 reached |= held.pop(line)
             else:
                 fetched += 1
-                if len(held) == LINES:
+                if len(held) == most:
                     leave(*held.popitem(last=False))
             held[line] = reached
     while held:

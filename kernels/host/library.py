@@ -32,7 +32,8 @@ L = TypeVar("L")
 #: fewer weights than this are not worth a thread
 _SHARE = 1 << 18
 
-_lock = threading.Lock()
+#: of one thread more than once: what is prepared may need something else
+_lock = threading.RLock()
 #: name → kernels, or why there are none
 _known: dict[str, object] = {}
 

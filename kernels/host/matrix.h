@@ -1,5 +1,4 @@
 // Metal's 8 × 8 matrices of a simdgroup.
-#pragma clang attribute push(__attribute__((no_sanitize("thread", "coverage"))), apply_to = function)
 
 // Two elements a thread, as Apple's GPUs hold them: neighbours of a row.
 template <typename T, int columns, int rows>
@@ -17,7 +16,7 @@ struct simdgroup_matrix {
     const thread vec<T, 2>& thread_elements() const { return elements; }
 
     // Column and row of the first element.
-    static uint2 place() {
+    __attribute__((no_sanitize("thread", "coverage"))) static uint2 place() {
         const uint own = check::lane % check::WIDTH, quad = own / 4;
         return uint2{(quad & 2) * 2 + own % 2 * 2, (quad & 4) + own / 2 % 4};
     }
@@ -31,6 +30,12 @@ inline simdgroup_matrix<T, columns, rows> make_filled_simdgroup_matrix(T value) 
     filled.elements = vec<T, 2>{value, value};
     return filled;
 }
+
+#ifndef COUNTED
+// a call each: they are not the kernel's own work, and long
+#pragma clang attribute push( \
+    __attribute__((no_sanitize("thread", "coverage"), noinline)), apply_to = function \
+)
 
 namespace check {
 
@@ -133,4 +138,63 @@ inline void simdgroup_multiply(
     simdgroup_multiply_accumulate(d, a, b, make_filled_simdgroup_matrix<D, 8, 8>(D(0)), here);
 }
 #pragma clang attribute pop
+#else
+// For arithmetic.py: instructions of which only is known what they take and give.
+template <typename T>
+inline uint bits_in(T value) {
+    return uint(as_type<ushort>(value));
+}
+template <>
+inline uint bits_in(float value) {
+    return as_type<uint>(value);
+}
+template <typename T>
+inline T out_of(uint bits) {
+    return as_type<T>(ushort(bits));
+}
+template <>
+inline float out_of(uint bits) {
+    return as_type<float>(bits);
+}
+
+template <typename T>
+inline void simdgroup_load(
+    thread simdgroup_matrix<T, 8, 8>& to, const T* from, ulong elements_per_row = 8, ulong2 = 0,
+    bool = false
+) {
+    uint a, b;
+    asm volatile("" : "=r"(a), "=r"(b) : "r"(from), "r"(elements_per_row));
+    to.elements = vec<T, 2>{out_of<T>(a), out_of<T>(b)};
+}
+
+template <typename T>
+inline void simdgroup_store(
+    simdgroup_matrix<T, 8, 8> from, T* to, ulong elements_per_row = 8, ulong2 = 0, bool = false
+) {
+    const uint a = bits_in(T(from.elements[0])), b = bits_in(T(from.elements[1]));
+    asm volatile("" : : "r"(a), "r"(b), "r"(to), "r"(elements_per_row));
+}
+
+template <typename D, typename A, typename B, typename C>
+inline void simdgroup_multiply_accumulate(
+    thread simdgroup_matrix<D, 8, 8>& d, const thread simdgroup_matrix<A, 8, 8>& a,
+    const thread simdgroup_matrix<B, 8, 8>& b, const thread simdgroup_matrix<C, 8, 8>& c
+) {
+    uint first, second;
+    asm volatile(""
+                 : "=r"(first), "=r"(second)
+                 : "r"(bits_in(A(a.elements[0]))), "r"(bits_in(A(a.elements[1]))),
+                   "r"(bits_in(B(b.elements[0]))), "r"(bits_in(B(b.elements[1]))),
+                   "0"(bits_in(C(c.elements[0]))), "1"(bits_in(C(c.elements[1]))));
+    d.elements = vec<D, 2>{out_of<D>(first), out_of<D>(second)};
+}
+
+template <typename D, typename A, typename B>
+inline void simdgroup_multiply(
+    thread simdgroup_matrix<D, 8, 8>& d, const thread simdgroup_matrix<A, 8, 8>& a,
+    const thread simdgroup_matrix<B, 8, 8>& b
+) {
+    simdgroup_multiply_accumulate(d, a, b, make_filled_simdgroup_matrix<D, 8, 8>(D(0)));
+}
+#endif
 #undef HERE

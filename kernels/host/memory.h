@@ -112,11 +112,15 @@ static void remember(Array& array, Size offset, Count size, bool write, Size pla
 }
 
 static void see(Count array, Size offset, Count size, bool write) {
-    if (run->accesses < run->room) {
-        const Byte both = Byte(size + (write ? 128 : 0));
-        run->seen[run->accesses] = {groups_run, (unsigned short)lane, Byte(array), both, offset};
+    const int power = 31 - __builtin_clz(size);
+    ++run->times[array][write][power < 8 ? power : 7];
+    if (array == run->kept && !write) {
+        if (run->reads < run->room) {
+            const auto width = (unsigned short)size;
+            run->seen[run->reads] = {groups_run, (unsigned short)lane, width, offset};
+        }
+        ++run->reads;
     }
-    ++run->accesses;
 }
 
 // Before `size` bytes are read or written.

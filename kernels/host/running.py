@@ -80,16 +80,17 @@ class Library:
         self._run, self._tables = loaded.check_run, loaded.check_tables
 
     def run(
-        self, call: Call, most_steps: int, room: int = 0, watched: bool = True
+        self, call: Call, most_steps: int, kept: str = "", room: int = 0, watched: bool = True
     ) -> tuple[list[Array], Accesses | None]:
-        """The outputs, and every access if there is room for that many.
+        """The outputs; and every read of the input `kept`, if one is named.
 
         Args:
+            room: for so many reads.
             watched: whether the library was compiled so.
 
         Raises:
             CheckFailure: the kernel did what it must not do.
-            ValueError: more accesses came.
+            ValueError: more reads came.
         """
         run = Run(grid=call.grid, threadgroup=call.threadgroup)
         run.inputs, run.outputs = len(call.inputs), len(call.shapes)
@@ -124,9 +125,10 @@ class Library:
                     add(numbers, numbers.ctypes.data, "TABLE", f"{name}_{part}")
         arguments = (ctypes.c_void_p * len(pointers))(*pointers)
         run.arguments = ctypes.addressof(arguments)
-        seen = (Seen * room)() if room else None
+        seen = (Seen * room)() if kept else None
         if seen is not None:
             run.seen, run.room = ctypes.addressof(seen), room
+            run.kept = call.names.index(kept)
         self._tables(ctypes.byref(run))
         self._run(ctypes.byref(run))
         if run.failure.what:
@@ -163,43 +165,35 @@ class Call:
 
 @dataclass(frozen=True)
 class Accesses:
-    """Every access of a call, in the order it came: threads one after another.
+    """What a call accessed.
 
     Attributes:
-        names, kinds, sizes: of arrays, and their bytes.
+        kinds: of arrays: inputs, outputs, tables and threadgroup memory, in this order.
+        times: how often each was read, and written, by width 2^i: integers [arrays, 2, 8].
+        stored: bytes of one input, of which every read follows, in the order it came: threads one
+            after another.
         group, lane: of the thread: threadgroups are counted in order.
-        array: index into names.
-        at: offset in the array in bytes.
-        size: bytes.
-        write: whether it wrote.
+        at: offset in bytes; size: bytes.
     """
 
-    names: list[str]
     kinds: list[str]
-    sizes: list[int]
+    times: Array
+    stored: int
     group: Array
     lane: Array
-    array: Array
     at: Array
     size: Array
-    write: Array
 
 
 def _accesses(run: Run, seen: ctypes.Array[Seen]) -> Accesses:
-    if run.accesses > run.room:
-        raise ValueError(f"{run.accesses} accesses; room for {run.room} was given")
-    of = np.ctypeslib.as_array(seen)[: run.accesses]
-    arrays = [run.arrays[i] for i in range(run.count)]
+    if run.reads > run.room:
+        raise ValueError(f"{run.reads} reads; room for {run.room} was given")
+    of = np.ctypeslib.as_array(seen)[: run.reads]
     return Accesses(
-        [array.name.decode() for array in arrays],
-        [KINDS[array.kind] for array in arrays],
-        [array.size for array in arrays],
-        group=of["group"].copy(),
-        lane=of["lane"].copy(),
-        array=of["array"].copy(),
-        at=of["at"].copy(),
-        size=of["size"] & 127,
-        write=of["size"] >= 128,
+        [KINDS[run.arrays[i].kind] for i in range(run.count)],
+        np.ctypeslib.as_array(run.times)[: run.count].copy(),
+        run.arrays[run.kept].size,
+        *(of[field].astype(np.int64) for field in ("group", "lane", "at", "size")),
     )
 
 

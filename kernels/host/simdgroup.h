@@ -1,6 +1,9 @@
 // Barriers, and Metal's functions of a simdgroup: a thread leaves what it gives in a slot, waits until
 // its simdgroup has come to the same place, and takes what it asks for.
-#pragma clang attribute push(__attribute__((no_sanitize("thread", "coverage"))), apply_to = function)
+// a call each: they are not the kernel's own work, and long
+#pragma clang attribute push( \
+    __attribute__((no_sanitize("thread", "coverage"), noinline)), apply_to = function \
+)
 
 // the line that calls
 #define HERE unsigned long here = __builtin_LINE()

@@ -19,12 +19,13 @@ import os
 import stat
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .compiler import Compiler, Unavailable, cpu
 
-__all__ = ["Stored", "folder", "stored"]
+__all__ = ["Stored", "Survey", "folder", "stored", "survey", "write"]
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Stored:
         """Keep what the check found; where that fails it will be made again."""
         self.answer = answer
         try:
-            _write(self.path.with_suffix(".json"), self._as_json())
+            write(self.path.with_suffix(".json"), self._as_json())
         except OSError:
             return
 
@@ -126,11 +127,11 @@ def _build(path: Path, text: str, compiler: Compiler) -> Stored:
         made.chmod(0o600)
         built = Stored(path, hashlib.sha256(made.read_bytes()).hexdigest(), None, fresh=True)
         made.replace(path)
-    _write(path.with_suffix(".json"), built._as_json())
+    write(path.with_suffix(".json"), built._as_json())
     return built
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
     """A whole file or none."""
     handle, name = tempfile.mkstemp(prefix=".record-", dir=path.parent)
     try:
@@ -140,3 +141,37 @@ def _write(path: Path, data: bytes) -> None:
     except OSError:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is in a folder of libraries.
+
+    Attributes:
+        libraries: how many are what their records say.
+        damaged: how many are not.
+        size: bytes of all files.
+        writable: whether this process may add one.
+    """
+
+    libraries: int
+    damaged: int
+    size: int
+    writable: bool
+
+
+def survey(path: Path) -> Survey:
+    """Look at every library of a folder; what goes away meanwhile is not counted."""
+    good = bad = size = 0
+    for each in path.iterdir():
+        with suppress(OSError):
+            size += each.lstat().st_size
+        if each.suffix == ".so":
+            whole = _found(each) is not None
+            good, bad = good + whole, bad + (not whole and each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            writable = True
+    except OSError:
+        writable = False
+    return Survey(good, bad, size, writable)

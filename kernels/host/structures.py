@@ -35,8 +35,7 @@ class Seen(ctypes.Structure):
     _fields_ = (
         ("group", ctypes.c_uint32),
         ("lane", ctypes.c_uint16),
-        ("array", ctypes.c_uint8),
-        ("size", ctypes.c_uint8),
+        ("size", ctypes.c_uint16),
         ("at", ctypes.c_uint64),
     )
 
@@ -78,7 +77,9 @@ class Run(ctypes.Structure):
         ("most_steps", ctypes.c_uint64),
         ("arguments", ctypes.c_void_p),
         ("seen", ctypes.c_void_p),
+        ("kept", ctypes.c_uint64),
         ("room", ctypes.c_uint64),
-        ("accesses", ctypes.c_uint64),
+        ("reads", ctypes.c_uint64),
+        ("times", ctypes.c_uint64 * 8 * 2 * MOST_ARRAYS),
         ("failure", Failure),
     )

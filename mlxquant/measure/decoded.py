@@ -14,8 +14,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..kernels.operations import CHUNK_BYTES
 from ..run.affine import AffineEmbedding, AffineLinear
-from ..run.linear import CHUNK_BYTES
 
 __all__ = ["decode_on_cpu"]
 

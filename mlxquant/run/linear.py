@@ -1,29 +1,27 @@
-"""Layers whose weights are ggml blocks, decoded as they are used.
+"""Layers whose weights are ggml blocks.
 
     weight   uint8 [rows, row_bytes]            a row's blocks one after the other; of experts
              uint8 [experts, rows, row_bytes]   one matrix each
     bias     [rows] or [experts, rows]
 
-A layer's result is the product with the decoded weights, rounded to the element type of `x`. Some
-rows are decoded at a time (CHUNK_BYTES of floats), each batch after the product with the one
-before, so that memory does not grow with the matrix. This module is the one place where it happens.
+A layer's result is the product with the decoded weights, summed in float32, in the element type of
+`x`. Which kernel multiplies, or whether MLX's operations do, is kernels/backend.py's to say; memory
+does not grow with the matrix. Layers can be differentiated in `x` and traced by MLX: LoRA trains on
+top of them, and mlx-lm's does so by `to_lora`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from ..formats.ggml_format import GgmlFormat
+from ..kernels import on_mlx
 
-__all__ = ["CHUNK_BYTES", "PackedEmbedding", "PackedLinear", "PackedSwitchLinear"]
-
-#: of decoded float32 weights held at a time; what the decoding itself takes is about as much again
-CHUNK_BYTES = 8 << 20
+__all__ = ["PackedEmbedding", "PackedLinear", "PackedSwitchLinear"]
 
 
 class _Packed(nn.Module):  # type: ignore[misc]
@@ -53,37 +51,14 @@ class _Packed(nn.Module):  # type: ignore[misc]
         """Rows of a matrix."""
         return self.weight.shape[-2]
 
+    def unfreeze(self, *args: Any, **kwargs: Any) -> None:
+        """As of MLX's quantized layers: blocks stay frozen."""
+        super().unfreeze(*args, **kwargs)
+        self.freeze(recurse=False)
+
     def _extra_repr(self) -> str:
         shape = (*self.weight.shape[:-1], self.input_dims)
         return f"{self.format.name}, {list(shape)}, bias={'bias' in self}"
-
-    def _decode(self, wire: mx.array, dtype: mx.Dtype) -> mx.array:
-        """uint8 [..., row_bytes] → weights [..., input_dims]."""
-        blocks = wire.reshape(-1, self.format.block_bytes)
-        rows = self.format.decode_mx(blocks).astype(dtype)
-        return rows.reshape(*wire.shape[:-1], self.input_dims)
-
-    def _chunks(self, rows: int) -> Iterator[tuple[int, int]]:
-        """(first, last) of the rows that are decoded together."""
-        step = max(1, CHUNK_BYTES // (4 * self.input_dims))
-        for first in range(0, rows, step):
-            yield first, min(first + step, rows)
-
-    def _product(self, x: mx.array, weight: mx.array) -> mx.array:
-        """x [..., input_dims] times one matrix, uint8 [rows, row_bytes] → [..., rows]."""
-        parts: list[mx.array] = []
-        for first, last in self._chunks(weight.shape[0]):
-            wire = _after(weight[first:last], parts)
-            parts.append(x @ self._decode(wire, x.dtype).T)
-        return mx.concatenate(parts, axis=-1)
-
-
-def _after(wire: mx.array, parts: list[mx.array]) -> mx.array:
-    """`wire`, not to be looked at before the last of `parts` is computed.
-
-    MLX would otherwise decode every batch of rows before it multiplies by the first.
-    """
-    return mx.depends([wire], [parts[-1]])[0] if parts else wire
 
 
 class PackedLinear(_Packed):
@@ -91,8 +66,16 @@ class PackedLinear(_Packed):
 
     def __call__(self, x: mx.array) -> mx.array:
         """x [..., input_dims] → [..., output_dims]."""
-        y = self._product(x, self.weight)
+        y: mx.array = on_mlx.matmul(x, self.weight, self.format)
         return y + self.bias if "bias" in self else y
+
+    def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
+        """mlx-lm's layer that adds a low-rank product to this one's, which stays as it is."""
+        from mlx_lm.tuner.lora import LoRALinear
+
+        made = LoRALinear(self.input_dims, self.output_dims, r, dropout, scale)
+        made.linear = self
+        return made
 
 
 class PackedEmbedding(_Packed):
@@ -109,17 +92,21 @@ class PackedEmbedding(_Packed):
 
     def __call__(self, tokens: mx.array) -> mx.array:
         """Ids [...] → vectors [..., input_dims]."""
-        ids = tokens.reshape(-1)
-        parts: list[mx.array] = []
-        for first, last in self._chunks(ids.size):
-            wire = _after(self.weight[ids[first:last]], parts)
-            parts.append(self._decode(wire, self.dtype))
-        rows = mx.concatenate(parts) if parts else mx.zeros((0, self.input_dims), self.dtype)
+        rows: mx.array = on_mlx.rows(self.weight, tokens.reshape(-1), self.format, self.dtype)
         return rows.reshape(*tokens.shape, self.input_dims)
 
     def as_linear(self, x: mx.array) -> mx.array:
         """x [..., input_dims] → scores [..., rows], for heads that are tied to the embedding."""
-        return self._product(x, self.weight)
+        y: mx.array = on_mlx.matmul(x, self.weight, self.format)
+        return y
+
+    def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
+        """mlx-lm's layer that adds a low-rank table to this one, which stays as it is."""
+        from mlx_lm.tuner.lora import LoRAEmbedding
+
+        made = LoRAEmbedding(self.output_dims, self.input_dims, r, dropout, scale)
+        made.embedding = self
+        return made
 
 
 class PackedSwitchLinear(_Packed):
@@ -133,42 +120,25 @@ class PackedSwitchLinear(_Packed):
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """x [..., n, input_dims] times the matrices of experts `indices` [...] → [..., n, rows].
 
-        The leading axes are broadcast against each other; `sorted_indices` says that `indices`
-        ascend. Where there are many of them, they are evaluated, and each expert is decoded once.
+        The leading axes are broadcast against each other. `sorted_indices` is mlx-lm's: whether
+        `indices` ascend, which makes no difference here.
         """
         shape = np.broadcast_shapes(x.shape[:-2], indices.shape)
-        x = mx.broadcast_to(x, (*shape, *x.shape[-2:])).reshape(-1, *x.shape[-2:])
+        n = x.shape[-2]
+        rows = mx.broadcast_to(x, (*shape, *x.shape[-2:])).reshape(-1, x.shape[-1])
         chosen = mx.broadcast_to(indices, shape).reshape(-1)
-        if 2 * chosen.size <= self.num_experts:
-            y = self._each_pair(x, chosen)
-        elif sorted_indices:
-            y = self._each_expert(x, chosen)
-        else:
-            order = mx.argsort(chosen)
-            y = self._each_expert(x[order], chosen[order])[mx.argsort(order)]
-        y = y.reshape(*shape, *y.shape[-2:])
+        if n > 1:
+            chosen = mx.repeat(chosen, n)
+        y: mx.array = on_mlx.gather(rows, chosen, self.weight, self.format)
+        y = y.reshape(*shape, n, self.output_dims)
         return y + mx.expand_dims(self.bias[indices], -2) if "bias" in self else y
 
-    def _each_pair(self, x: mx.array, chosen: mx.array) -> mx.array:
-        """x [p, n, input_dims], experts [p] → [p, n, rows]: a matrix is decoded for every pair."""
-        rows = self.output_dims
-        parts: list[mx.array] = []
-        pairs = max(1, CHUNK_BYTES // (4 * rows * self.input_dims))
-        for begin in range(0, chosen.size, pairs):
-            end = begin + pairs
-            columns: list[mx.array] = []
-            for first, last in self._chunks(rows):
-                wire = _after(self.weight[:, first:last], columns or parts)[chosen[begin:end]]
-                columns.append(x[begin:end] @ self._decode(wire, x.dtype).swapaxes(-1, -2))
-            parts.append(mx.concatenate(columns, axis=-1))
-        return mx.concatenate(parts)
+    def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
+        """mlx-lm's layer that adds low-rank products to this one's, which stay as they are."""
+        from mlx_lm.tuner.lora import LoRASwitchLinear
 
-    def _each_expert(self, x: mx.array, chosen: mx.array) -> mx.array:
-        """The same for experts that ascend, each decoded once."""
-        experts = np.array(chosen)
-        bounds = [0, *(np.flatnonzero(np.diff(experts)) + 1).tolist(), len(experts)]
-        parts: list[mx.array] = []
-        for first, last in pairwise(bounds):
-            matrix = _after(self.weight[int(experts[first])], parts)
-            parts.append(self._product(x[first:last], matrix))
-        return mx.concatenate(parts)
+        made = LoRASwitchLinear(
+            self.input_dims, self.output_dims, self.num_experts, r, dropout, scale
+        )
+        made.linear = self
+        return made

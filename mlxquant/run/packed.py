@@ -3,12 +3,16 @@
 mlx-lm's model class makes the model; then every weight finds its place:
 
     blocks that an MLX format holds bit for bit    MLX's own quantized layer   (formats/repack.py)
-    other blocks                                   a Packed layer              (run/linear.py)
+    other blocks, and on a processor that has      a Packed layer              (run/linear.py)
+    a kernel for them all blocks
     weights that MLX has quantized                 as they are
     blocks in layers of other kinds, all else      floats
 
 Floats are cast to the model's element type, but for those that the architecture keeps. Weights are
 read one after the other, so that loading takes the model's memory and one tensor more.
+
+On a processor MLX multiplies its own formats one row of x at a time, slower than the kernels for
+blocks by an order of magnitude (benchmarks/decode_cpu.py).
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 from ..formats.base import Array
 from ..formats.mlx_format import MlxFormat
 from ..formats.repack import held_by_mlx, mlx_format_of, to_mlx
+from ..kernels import backend
 from ..load.blocks import decoder
 from ..load.checkpoint import Checkpoint, carrier_of
 from ..load.lazy import Node
@@ -112,7 +117,7 @@ class _Builder:
     def _in_mlx(self, layer: Any, node: Node) -> Any | None:
         """MLX's own layer with the same codes and scales, if there is one."""
         target = mlx_format_of(node.dtype)
-        if target is None:
+        if target is None or backend("matmul", decoder(node.dtype)).name == "cpu":
             return None
         parts = _repacked(node, target)
         if parts is None:

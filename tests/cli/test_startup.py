@@ -46,7 +46,7 @@ def test_nothing_heavy_and_no_numpy(args: list[str]) -> None:
     assert imported(*args) & (HEAVY | {"numpy"}) == set()
 
 
-@pytest.mark.parametrize("command", ["quantize", "chat", "generate"])
+@pytest.mark.parametrize("command", ["quantize", "chat", "generate", "doctor"])
 def test_help_of_a_command_that_computes(command: str) -> None:
     assert imported(command, "--help") & HEAVY == set()
 

@@ -17,8 +17,10 @@ AT = "const uint at = thread_position_in_grid.x;\n"
 def counts_of(body: str, threads: int = 2048, group: int = 64) -> Counts:
     kernel = CheckedKernel("counted", ["wire", "x"], ["out"], AT + body)
     x = np.ones(16, np.float32)
-    came = kernel.watched([WEIGHTS, x], (threads, 1, 1), (group, 1, 1), [(threads,)], ["float32"])
-    return counted(came, "wire")
+    came = kernel.watched(
+        "wire", [WEIGHTS, x], (threads, 1, 1), (group, 1, 1), [(threads,)], ["float32"]
+    )
+    return counted(came)
 
 
 def operations_of(body: str, header: str = "") -> Operations:
@@ -30,7 +32,7 @@ def operations_of(body: str, header: str = "") -> Operations:
 
 def test_neighbours_read_once(clang: Compiler) -> None:
     counts = counts_of("out[at] = float(wire[at]) * x[at & 15];")
-    assert counts == Counts(8192, 1.0, 1.0, {4: 2048}, {4: 2048}, {4: 2048}, 0, 1.0, 1.0)
+    assert counts == Counts(8192, 1.0, 1.0, {4: 2048}, {4: 2048}, {4: 2048}, 0, 1.0, 1.0, 1.0)
 
 
 def test_wide_loads(clang: Compiler) -> None:
@@ -57,6 +59,7 @@ def test_half_of_every_line(clang: Compiler) -> None:
     """Two simdgroups share lines, each reads every other number."""
     counts = counts_of("out[at] = float(wire[at / 64 * 64 + at % 32 * 2 + at / 32 % 2]);")
     assert (counts.read, counts.whole, counts.fetched) == (1.0, 0.0, 2.0)
+    assert counts.together == 1.0
 
 
 @pytest.mark.parametrize("lines", [LINES, 2 * LINES])

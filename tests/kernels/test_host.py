@@ -194,6 +194,19 @@ def test_without_a_compiler(
     assert not fresh_cache.exists()
 
 
+@pytest.mark.parametrize("word", ["off", "0", " OFF "])
+def test_kernels_are_off(
+    word: str, fresh_cache: Path, clang: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLXQUANT_KERNELS", word)
+    assert kernels.reason("Q4_K") == "MLXQUANT_KERNELS is off"
+    gives_numpy_s_values("Q4_K")
+    assert not fresh_cache.exists()
+    host.forget()
+    monkeypatch.setenv("MLXQUANT_KERNELS", "")
+    assert kernels.available("Q4_K")
+
+
 @pytest.mark.parametrize(
     ("body", "why"),
     [

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Generator
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
 import pytest
-from checked import assert_product, decoded, rounded, run, weights
+from checked import assert_product, decoded, rounded, run, weights, widened
 from formats.ggml_golden import ggml_format
-from mlxquant.kernels import launch, metal
+from mlxquant.kernels import launch, metal, operations, search
+from mlxquant.kernels.host import compiler, entries
 from mlxquant.kernels.host.compiler import Compiler
+from mlxquant.kernels.source import FORMATS
 
 from mlxquant.errors import RequestError
+from mlxquant.formats.affine import Affine
 
 DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 
@@ -72,6 +80,96 @@ def test_dequantize(dtype: str, launches: list[launch.Launch]) -> None:
     ids = mx.array([4, 0, 0])
     rows = metal.dequantize_rows(mx.array(wire), ids, ggml_format("Q5_K"), DTYPES[dtype])
     np.testing.assert_array_equal(np.array(rows.astype(mx.float32)), wanted[[4, 0, 0]])
+
+
+@pytest.fixture
+def none_works(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
+    """A new process, in which a kernel is tried for the first time; it fails."""
+    monkeypatch.setattr(metal, "_launched", lambda *_: fail("no GPU"))
+    metal.KNOWN.forget()
+    yield
+    metal.KNOWN.forget()
+
+
+def fail(message: str) -> mx.array:
+    raise RuntimeError(message)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["Q4_K", "IQ4_NL", "MXFP4"])
+def test_without_kernels(
+    name: str, dtype: str, none_works: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLX's operations give the same; one warning for each kernel that is tried."""
+    monkeypatch.setattr(operations, "CHUNK_BYTES", 512 * 4 * 3)
+    fmt, packed = ggml_format(name), weights(name, 3, 7, 512 // ggml_format(name).block_size)
+    w = decoded(name, packed.reshape(21, -1)).reshape(3, 7, 512)
+    whole = mx.array(packed[0])
+    with pytest.warns(RuntimeWarning, match="its work is done without it") as said:
+        for _ in range(2):
+            out = metal.dequantize(whole, fmt, DTYPES[dtype])
+            np.testing.assert_array_equal(np.array(out.astype(mx.float32)), rounded(w[0], dtype))
+            ids = mx.array([6, 0, 7, 3], mx.uint32)
+            out = metal.dequantize_rows(whole, ids, fmt, DTYPES[dtype])
+            wanted = np.concatenate((rounded(w[0], dtype), np.full((1, 512), np.nan)))[ids]
+            np.testing.assert_array_equal(np.array(out.astype(mx.float32)), wanted)
+            for m in (1, 4, 20):
+                x = mx.random.normal((m, 512), key=mx.random.key(m)).astype(DTYPES[dtype])
+                out = metal.matmul(x, whole, fmt)
+                assert (out.shape, out.dtype) == ((m, 7), x.dtype)
+                assert_product(stored(out), stored(x), rounded(w[0], dtype), dtype, 512, f"{m}")
+            for m in (5, 30):
+                x = mx.random.normal((m, 512), key=mx.random.key(m)).astype(DTYPES[dtype])
+                chosen = np.arange(m) * 7 % 4
+                out = stored(metal.gather(x, mx.array(chosen), mx.array(packed), fmt))
+                for i, matrix in enumerate(chosen):
+                    if matrix == 3:
+                        assert np.isnan(widened(out[i])).all()
+                        continue
+                    row, by = stored(x)[i : i + 1], rounded(w[matrix], dtype)
+                    assert_product(out[i : i + 1], row, by, dtype, 512, f"row {i}")
+    kernels = [re.search(r"the kernel (\w+) of", str(each.message)) for each in said]
+    names = [found[1] for found in kernels if found]
+    assert len(names) == len(said) == len(set(names)) == 7
+    with warnings.catch_warnings(action="error"):
+        metal.matmul(x, whole, fmt)
+
+
+def test_this_machine_s_gpu(fresh_cache: Path) -> None:
+    """Every format gives its known answers on a GPU; where there is none, MLX computes."""
+    metal.KNOWN.forget()
+    for name in FORMATS if mx.metal.is_available() else ("Q4_K",):
+        fmt = ggml_format(name)
+        wire = mx.zeros((3, 256 // fmt.block_size * fmt.block_bytes), mx.uint8)
+        for m in (1, 3, 20):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                out = metal.matmul(mx.ones((m, 256)), wire, fmt)
+            assert out.shape == (m, 3)
+            if mx.metal.is_available():
+                assert not said
+            else:
+                assert "fails on this machine: ValueError: " in str(said[0].message)
+                assert "without gpu backend" in str(said[0].message)
+                assert not out.any()
+    metal.KNOWN.forget()
+
+
+@pytest.mark.parametrize("pragma", [True, False])
+def test_products_and_sums_are_not_fused(
+    pragma: bool, clang: Compiler, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metal compiles as clang does with -ffp-contract=on; what MLX gets turns that off."""
+    before = "#pragma clang fp contract(off)\n"
+    assert before in metal._PREAMBLE
+    flags = tuple(flag.replace("contract=off", "contract=on") for flag in compiler._FLAGS)
+    assert flags != compiler._FLAGS
+    monkeypatch.setattr(compiler, "_FLAGS", flags)
+    text = entries.search_program(4, 64)
+    monkeypatch.setattr(entries, "search_program", lambda *_: before * pragma + text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert (search.reason(Affine(4, 64)) is None) == pragma
 
 
 @pytest.mark.parametrize(("m", "n", "k"), [(0, 3, 256), (2, 0, 256), (2, 3, 0)])

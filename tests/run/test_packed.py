@@ -7,7 +7,7 @@ import json
 import shutil
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from generating import GREEDY, tokens
 from interop import family_models, llama
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
+from mlxquant.kernels import host
 
 from mlxquant import (
     FileFormatError,
@@ -27,6 +28,7 @@ from mlxquant import (
     RequestError,
     TemplateError,
     formats,
+    kernels,
     open_checkpoint,
     quantize,
 )
@@ -40,7 +42,7 @@ from mlxquant.run.model import load
 from mlxquant.run.packed import build_model
 from mlxquant.run.template import encode_chat
 
-#: type → the layers that such a file's matrices run in
+#: type → the layers that such a file's matrices run in where no kernel of the processor serves
 LAYERS = {
     "F16": {"Linear", "Embedding"},
     "Q4_0": {"AffineLinear", "AffineEmbedding"},
@@ -83,6 +85,23 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Make:
     return make
 
 
+@pytest.fixture(autouse=True)
+def cache(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernels that tests compile stay in pytest's own cache."""
+    monkeypatch.setenv("MLXQUANT_CACHE", str(pytestconfig.cache.mkdir("mlxquant")))
+    host.forget()
+    yield
+    host.forget()
+
+
+@pytest.fixture(params=["kernels", "mlx"])
+def by_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether this processor's kernels multiply: all blocks then. Else MLX does."""
+    if request.param == "mlx":
+        monkeypatch.setenv("MLXQUANT_CLANG", "")
+    return kernels.backend("matmul", "Q4_0").name == "cpu"
+
+
 def decoded(folder: Path, file: Path) -> Any:
     """mlx-lm's model of a folder with the weights of a GGUF file, decoded to float32 by NumPy."""
     model, _ = load_model(folder, lazy=True)
@@ -106,12 +125,15 @@ def close(ours: Any, theirs: Any, limit: float) -> None:
 
 
 @pytest.mark.parametrize("type_name", LAYERS)
-def test_logits_are_those_of_the_decoded_weights(gguf: Make, bundled: Path, type_name: str) -> None:
+def test_logits_are_those_of_the_decoded_weights(
+    gguf: Make, bundled: Path, type_name: str, by_kernels: bool
+) -> None:
     """And llama.cpp's, which rounds activations to 8 bits before it multiplies."""
     file = gguf(type_name)
     ids = [int(i) for i in np.random.default_rng(5).integers(0, 4000, 24)]
     model, _ = build_model(open_checkpoint(file), "float32")
-    assert set(kinds(model)) == LAYERS[type_name]
+    packed = {"PackedLinear", "PackedEmbedding"}
+    assert set(kinds(model)) == (packed if by_kernels and type_name != "F16" else LAYERS[type_name])
     ours = model(mx.array([ids]))[0]
     assert ours.dtype == mx.float32
     close(ours, decoded(bundled, file)(mx.array([ids]))[0], 1e-5)
@@ -119,13 +141,14 @@ def test_logits_are_those_of_the_decoded_weights(gguf: Make, bundled: Path, type
 
 
 @pytest.mark.parametrize("case", FAMILIES)
-def test_families(tmp_path: Path, case: str) -> None:
+def test_families(tmp_path: Path, case: str, by_kernels: bool) -> None:
     types, changes, experts = FAMILIES[case]
     folder = family_models.make_case(tmp_path / "model", case, **changes)
     file = family_models.export(folder, tmp_path / "model.gguf", types)
     model, _ = build_model(open_checkpoint(file), "float32")
     found = kinds(model)
-    assert experts is None or found[experts] >= 6
+    if experts is not None:
+        assert found["PackedSwitchLinear" if by_kernels else experts] >= 6
     assert found["Linear"] <= 4  # routers
     ids = family_models.tokens()
     ours = model(mx.array([ids]))[0]
@@ -153,7 +176,9 @@ def test_the_pair_is_what_stock_mlx_lm_takes(gguf: Make) -> None:
 
 @pytest.mark.parametrize("type_name", ["Q4_0", "Q4_K", "MXFP4"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", None])
-def test_the_model_keeps_its_element_type(gguf: Make, type_name: str, dtype: str | None) -> None:
+def test_the_model_keeps_its_element_type(
+    gguf: Make, type_name: str, dtype: str | None, by_kernels: bool
+) -> None:
     """From the embedding to the logits, whatever the scales are."""
     model, _ = build_model(open_checkpoint(gguf(type_name)), dtype)
     logits = model(mx.array([[5, 6, 7]]))
@@ -165,7 +190,9 @@ def test_the_model_keeps_its_element_type(gguf: Make, type_name: str, dtype: str
 
 
 @pytest.mark.parametrize("type_name", ["BF16", "Q4_0", "Q4_K"])
-def test_loading_takes_the_weights_and_one_tensor(gguf: Make, type_name: str) -> None:
+def test_loading_takes_the_weights_and_one_tensor(
+    gguf: Make, type_name: str, by_kernels: bool
+) -> None:
     checkpoint = open_checkpoint(gguf(type_name))
     build_model(checkpoint)  # what is imported and cached counts for nothing
     gc.collect()
