@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 from convert import commit, machine, note
 from encode_error import error, matrices, ratio
+from mlxquant.kernels.encode import encode, reason
+from mlxquant.kernels.source import ENCODERS, SEARCHED_BITS
 
 from mlxquant import formats
 from mlxquant.formats import get_mlx
 from mlxquant.formats.floats import f32_to_bf16
 from mlxquant.formats.ggml_format import GgmlFormat
-from mlxquant.kernels.encode import encode, reason
-from mlxquant.kernels.source import ENCODERS, SEARCHED_BITS
 from mlxquant.quantize.rows import encode_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
