@@ -13,6 +13,9 @@ from .tables import pairs, prepare, safe, say, table
 
 __all__ = ["command"]
 
+#: where the report of a Mac goes, if nothing else is said
+_REPORT = "mlxquant-doctor.md"
+
 
 @click.command("doctor", short_help="Check this machine and the kernels on it.")
 @click.option("--quick", is_flag=True, help="Without the kernels' checks and speeds.")
@@ -31,7 +34,8 @@ def command(ctx: click.Context, quick: bool, output: str | None, as_json: bool) 
     many shapes and types, and how fast it is beside what the memory's bandwidth allows. Nothing
     reaches the network, and no names of users, folders or machines are in a report.
 
-    The exit status is 1 where something is wrong.
+    The exit status is 1 where something is wrong. On a Mac the report is written to
+    mlxquant-doctor.md unless -o names another file.
 
     \b
     mlxquant doctor                    a minute or so
@@ -51,6 +55,8 @@ def command(ctx: click.Context, quick: bool, output: str | None, as_json: bool) 
         document = examine(quick=quick, progress=show)
     finally:
         progress.clear()
+    if path is None and not quick and document["device"]["metal"]:
+        path = Path(_REPORT)
     if path is not None:
         _write(path, document)
     if as_json:

@@ -225,3 +225,31 @@ def test_without_numpy_or_mlx(
         assert f"problem: {words}" in done.out
     assert "  pip install 'numpy>=" in done.out
     assert "kernels were not checked" in done.out
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("-o", "named.md"), ("--quick",)])
+def test_a_mac_s_report(
+    run: Callable[..., Any],
+    options: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Written without being asked for, but not after a quick look."""
+    from mlxquant.doctor import examine as module
+
+    really = module.examine
+
+    def on_a_mac(**given: Any) -> dict[str, Any]:
+        document = really(quick=True)
+        document["device"].update(metal=True, device="gpu")
+        return document
+
+    monkeypatch.setattr(module, "examine", on_a_mac)
+    monkeypatch.chdir(tmp_path)
+    done = run("doctor", *options)
+    assert done.status == 0, done.out
+    wanted = {"--quick": [], "-o": ["named.md"]}.get(options[0] if options else "")
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == (["mlxquant-doctor.md"] if wanted is None else wanted)
+    if found:
+        assert "Q4_K" in (tmp_path / found[0]).read_text(encoding="utf-8")
