@@ -281,7 +281,7 @@ def test_no_access_outside_and_nothing_undefined(clang: Compiler, fresh_cache: P
 def test_access_outside_is_noticed(clang: Compiler, fresh_cache: Path) -> None:
     """The proof of the test before: a block that is read one word too far ends the process."""
     script = Path(__file__).with_name("guarded.py")
-    for broken in ("block + 2|block + 4", "qs.bits(j, 0, 8)|qs.bits(j + 1, 0, 8)"):
+    for broken in ("block + 2|block + 4", "qs.words[j / 4]|qs.words[j / 4 + 1]"):
         command = [sys.executable, str(script), "--break", broken, "Q8_0"]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
         assert done.returncode < 0, done.stdout + done.stderr
