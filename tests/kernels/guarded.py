@@ -13,6 +13,7 @@ import ctypes
 import math
 import mmap
 import sys
+from collections.abc import Callable
 from unittest import mock
 
 import numpy as np
@@ -39,15 +40,24 @@ def before_a_wall(size: int) -> int:
     return begin + room - size
 
 
-def main(names: list[str], broken: tuple[str, str] | None) -> None:
-    """Compile and run each format."""
+def main(
+    arguments: list[str],
+    program: Callable[[str], str],
+    run: Callable[[str, ctypes.CDLL], None],
+    what: str,
+) -> None:
+    """Compile and run each format: [--break OLD|NEW] FORMAT..., as `what` in the cache."""
+    broken, names = None, arguments
+    if arguments[0] == "--break":
+        old, new = arguments[1].split("|")
+        broken, names = (old, new), arguments[2:]
     flags = (*Compiler.flags.__get__(find()), *CHECKS)
     for name in names:
-        text = entries.program(name)
+        text = program(name)
         if broken:
             assert broken[0] in text
             text = text.replace(*broken)
-        path = folder() / f"guarded-{name}.so"
+        path = folder() / f"{what}-{name}.so"
         with mock.patch.object(Compiler, "flags", flags):
             find().compile(text, path)
         run(name, ctypes.CDLL(str(path)))
@@ -81,9 +91,4 @@ def run(name: str, library: ctypes.CDLL) -> None:
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    replaced = None
-    if arguments[0] == "--break":
-        old, new = arguments[1].split("|")
-        replaced, arguments = (old, new), arguments[2:]
-    main(arguments, replaced)
+    main(sys.argv[1:], entries.program, run, "guarded")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conversations import CALLS, SYSTEM, TALK, TOOLS
 from swift.runtime import probe
 
 from mlxquant.run.template_worker import RefusalError, make_environment
@@ -14,34 +15,6 @@ pytestmark = pytest.mark.xdist_group("swift")
 
 TEMPLATES = sorted((Path(__file__).parents[1] / "run" / "templates").glob("*.jinja"))
 
-TALK = [
-    {"role": "user", "content": " Is there a Jinja “template” for <this>?\n"},
-    {"role": "assistant", "content": "There is.\n\n<think>\nhm\n</think>\n\nNo: {{ 7 * 7 }} 🦉 "},
-    {"role": "user", "content": "Why?"},
-]
-SYSTEM = {"role": "system", "content": "  Be brief. \n"}
-CALLS = [
-    {"role": "user", "content": "Multiply 6 by 7."},
-    {
-        "role": "assistant",
-        "content": None,
-        "reasoning": "I need the tool.",
-        "tool_calls": [
-            {"type": "function", "function": {"name": "mul", "arguments": {"x": 6, "y": 7.5}}}
-        ],
-    },
-    {"role": "tool", "content": "42"},
-]
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "mul",
-            "description": "Multiplies; <b>é</b>.",
-            "parameters": {"type": "object", "properties": {"x": {"type": "number"}}},
-        },
-    }
-]
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>", "enable_thinking": False}
 
 
