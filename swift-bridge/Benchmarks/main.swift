@@ -53,7 +53,7 @@ func open(_ path: String) throws {
     print(duration / .seconds(1), count)
 }
 
-/// Names and digests, for tests/swift to compare with what Python decodes.
+/// Names and digests, for tests/swift_package to compare with what Python decodes.
 func digest(_ path: String) throws {
     for weight in try Model(path).weights where weight.format.isDecodable {
         var digest = SHA256Digest()

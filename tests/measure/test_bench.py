@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlxquant.kernels import host
 from tiny_models import make
 
 from mlxquant import ModelError, RequestError, WorkError, load, quantize
@@ -122,19 +123,31 @@ def test_packed_weights_with_their_scales(tmp_path: Path) -> None:
     assert found == WeightBytes(always=int(packed) + 2 * norms, row=0)
 
 
-def test_blocks_of_a_gguf_file(tmp_path: Path) -> None:
-    """TQ2_0 stays as it is in the file; Q8_0 becomes MLX's, with scale and bias in float32: 40
-    bytes for 32 weights where the file has 34. Norms are float32 there and bfloat16 here."""
+@pytest.mark.parametrize(
+    ("name", "kernels", "grows"),
+    [("TQ2_0", "on", 1), ("Q8_0", "on", 1), ("Q8_0", "off", 40 / 34)],
+)
+def test_blocks_of_a_gguf_file(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    kernels: str,
+    grows: float,
+) -> None:
+    """Where this processor has a kernel, blocks stay as they are in the file; without it Q8_0
+    becomes MLX's, with scale and bias in float32: 40 bytes for 32 weights where the file has 34.
+    Norms are float32 there and bfloat16 here."""
     norms = (2 * 8 + 1) * 256
-    for name in ("TQ2_0", "Q8_0"):
-        file = tmp_path / f"{name}.gguf"
-        quantize_gguf(output=file, request=name)
-        checkpoint = open_checkpoint(file)
-        kept = sum(tensor.nbytes for tensor in checkpoint.stored.values()) - 4 * norms
-        blocks = kept if name == "TQ2_0" else kept // 34 * 40
-        model, _ = load(file)
-        found = weight_bytes(model, checkpoint.config)
-        assert found == WeightBytes(always=blocks + 2 * norms, row=0)
+    file = tmp_path / f"{name}.gguf"
+    quantize_gguf(output=file, request=name)
+    monkeypatch.setenv("MLXQUANT_KERNELS", kernels)
+    host.forget()
+    checkpoint = open_checkpoint(file)
+    kept = sum(tensor.nbytes for tensor in checkpoint.stored.values()) - 4 * norms
+    model, _ = load(file)
+    host.forget()
+    found = weight_bytes(model, checkpoint.config)
+    assert found == WeightBytes(always=round(kept * grows) + 2 * norms, row=0)
 
 
 def test_a_sliding_window_ends_the_growth(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ struct Digest: CustomTestStringConvertible, Sendable {
     var testDescription: String { name }
 }
 
-/// formats.bin; see tests/swift/golden.py.
+/// formats.bin; see tests/swift_package/golden.py.
 private let golden: (vectors: [Vector], digests: [Digest]) = {
     guard let bytes = try? goldenFile("formats.bin") else { return ([], []) }
     var reader = Reader(bytes)

@@ -2,7 +2,7 @@ import Foundation
 
 @testable import MLXQuantFormats
 
-/// A model of tests/hostile: see tests/swift/hostile_cases.py.
+/// A model of tests/hostile: see tests/swift_package/hostile_cases.py.
 struct HostileCase: Sendable {
     enum Entry: Sendable {
         case file(name: String, content: Int, size: UInt64)

@@ -2,7 +2,7 @@ import Foundation
 import Testing
 
 /// What mlxquant writes into config.json opens in mlx-swift-lm: configs.json, see
-/// tests/swift/configs.py.
+/// tests/swift_package/configs.py.
 struct ConfigurationTests {
     /// How a layer is packed, as Python has it: `[64, 4, "affine"]`.
     struct Expected: Decodable, Equatable {

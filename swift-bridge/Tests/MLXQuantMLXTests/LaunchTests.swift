@@ -10,7 +10,7 @@ func goldenText(_ name: String, from source: String = #filePath) throws -> Strin
     return try String(contentsOf: tests.appendingPathComponent("Golden/\(name)"), encoding: .utf8)
 }
 
-/// Kernels, grids and texts are those of Python: launches.txt, see tests/swift/launches.py.
+/// Kernels, grids and texts are those of Python: launches.txt, see tests/swift_package/launches.py.
 struct LaunchTests {
     /// The lines that begin with a word, in words.
     private static func lines(_ kind: String) throws -> [[String]] {

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from swift.toolchain import program, swift
+from swift_package.toolchain import program, swift
 
 from mlxquant import export_swift, open_checkpoint, quantize
 from mlxquant.measure.memory_model import Memory

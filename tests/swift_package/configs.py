@@ -1,6 +1,6 @@
 """config.json as mlxquant writes it, for Swift to decode as mlx-swift-lm decodes it.
 
-    python tests/swift/configs.py --regenerate
+    python tests/swift_package/configs.py --regenerate
 
 writes swift-bridge/Tests/Golden/configs.json; test_mlx_package.py fails where that file is not what
 is made here. A list of cases:

@@ -15,7 +15,7 @@ import pytest
 import support
 import vocabularies as made
 from hypothesis import HealthCheck, given, settings
-from swift.runtime import tokenize
+from swift_package.runtime import tokenize
 from tokenizers import Tokenizer
 
 from mlxquant.assets import BUNDLED_MODEL

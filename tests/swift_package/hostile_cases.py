@@ -1,6 +1,6 @@
 """The hostile files of tests/hostile, for the Swift package to refuse as Python refuses them.
 
-    python tests/swift/hostile_cases.py --regenerate
+    python tests/swift_package/hostile_cases.py --regenerate
 
 writes swift-bridge/Tests/Golden/hostile.bin; test_generated.py fails where that file is not what is
 made here. Numbers are little-endian; a text is its length as u16, then UTF-8; `count` is a u32:

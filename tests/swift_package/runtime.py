@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from swift import toolchain
+from swift_package import toolchain
 
 __all__ = ["probe", "run_runtime", "swift_logits", "tokenize"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import REPOSITORY
-from swift.toolchain import program, run_swift, swift, swift_tests
+from swift_package.toolchain import program, run_swift, swift, swift_tests
 
 pytestmark = pytest.mark.xdist_group("swift")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from swift import golden, hostile_cases, tables
+from swift_package import golden, hostile_cases, tables
 
 
 def differ(found: bytes, wanted: bytes) -> str:
@@ -29,4 +29,4 @@ def differ(found: bytes, wanted: bytes) -> str:
 def test_is_fresh(script: str, target: Path, wanted: object) -> None:
     assert callable(wanted)
     found = differ(target.read_bytes(), wanted())
-    assert not found, f"{target.name}: {found}; python tests/swift/{script} --regenerate"
+    assert not found, f"{target.name}: {found}; python tests/swift_package/{script} --regenerate"

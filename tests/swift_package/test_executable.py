@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import REPOSITORY, run_cli
-from swift.toolchain import program, swift
+from swift_package.toolchain import program, swift
 
 from mlxquant import formats
 from mlxquant.files.gguf import read_gguf

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conversations import CALLS, SYSTEM, TALK, TOOLS
-from swift.runtime import probe
+from swift_package.runtime import probe
 
 from mlxquant.run.template_worker import RefusalError, make_environment
 

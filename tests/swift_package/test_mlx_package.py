@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from support import REPOSITORY
-from swift import configs, launches
-from swift.test_generated import differ
-from swift.toolchain import swift
+from swift_package import configs, launches
+from swift_package.test_generated import differ
+from swift_package.toolchain import swift
 
 pytestmark = pytest.mark.xdist_group("swift")
 
@@ -72,4 +72,4 @@ def test_what_python_wrote_is_fresh(script: object) -> None:
     target, wanted = script.TARGET, script.content()  # type: ignore[attr-defined]
     found = differ(target.read_bytes(), wanted.encode())
     name = Path(str(script.__file__)).name  # type: ignore[attr-defined]
-    assert not found, f"{target.name}: {found}; python tests/swift/{name} --regenerate"
+    assert not found, f"{target.name}: {found}; python tests/swift_package/{name} --regenerate"

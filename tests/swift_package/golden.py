@@ -1,6 +1,6 @@
 """Golden vectors: what mlxquant decodes, for the Swift package to decode bit for bit.
 
-    python tests/swift/golden.py --regenerate
+    python tests/swift_package/golden.py --regenerate
 
 writes swift-bridge/Tests/Golden/formats.bin; test_generated.py fails where that file is not what
 is made here. Numbers are little-endian, and a text is its length in a byte, then UTF-8:

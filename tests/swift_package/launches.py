@@ -1,6 +1,6 @@
 """What kernels/launch.py starts for a table of shapes, for the Swift package to start the same.
 
-    python tests/swift/launches.py --regenerate
+    python tests/swift_package/launches.py --regenerate
 
 writes swift-bridge/Tests/Golden/launches.txt; test_mlx_package.py fails where that file is not what
 is made here. Words are parted by single spaces, numbers of a shape by commas; the lines are

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import REPOSITORY, run_cli
-from swift.toolchain import program, run_swift, swift
+from swift_package.toolchain import program, run_swift, swift
 
 from mlxquant import export_swift
 

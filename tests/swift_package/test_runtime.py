@@ -17,7 +17,7 @@ import pytest
 import support
 import tiny_models
 from mlx_lm.generate import generate_step
-from swift.runtime import run_runtime, swift_logits
+from swift_package.runtime import run_runtime, swift_logits
 
 import mlxquant
 from mlxquant.assets import BUNDLED_MODEL
