@@ -147,6 +147,17 @@ struct KnownAnswerTests {
         }
     }
 
+    /// Without a GPU no kernel is started: mlx-swift would stop the program.
+    @Test func aProcessorIsRefused() throws {
+        let trials = try Self.trials(try Self.format("Q8_0"), [16, 256], .float16)
+        let error = #expect(throws: FormatError.self) {
+            try Device.withDefault(.cpu) { try PackedKernels.check(trials) }
+        }
+        #expect(error?.description.contains("cpu") == true)
+        #expect(error?.description.contains("MLXQuantRuntime") == true)
+        try Device.withDefault(.cpu) { try PackedKernels.check([]) }
+    }
+
     /// The preamble keeps Metal from rounding otherwise than Python.
     @Test func kernelsBeginWithThePreamble() throws {
         let trials = try Self.trials(try Self.format("Q8_0"), [16, 256], .float16).prefix(1)

@@ -12,9 +12,16 @@
         /// come. A GPU may take a subnormal number for zero.
         ///
         /// - Parameter trials: of the kernels; those that are the same are tried once.
-        /// - Throws: ``FormatError`` if a kernel does not compile, or gives another number; it says
-        ///   what to do instead.
+        /// - Throws: ``FormatError`` if there is no GPU, or a kernel does not compile or gives another
+        ///   number; it says what to do instead.
         static func check(_ trials: [Trial]) throws(FormatError) {
+            guard trials.isEmpty || Device.defaultDevice().deviceType == .gpu else {
+                throw FormatError(
+                    .request,
+                    field: "\(Device.defaultDevice())",
+                    reason: "blocks are multiplied on a GPU: \(instead)"
+                )
+            }
             var seen: Set<Trial.Key> = []
             var pools: [String: KnownBlocks] = [:]
             for trial in trials where seen.insert(trial.key).inserted {
@@ -205,11 +212,13 @@
             FormatError(
                 .request,
                 field: "\(trial.launch.kernel.name) of \(trial.format.name)",
-                reason:
-                    "fails its check on this GPU (\(what)): run the model with MLXQuantRuntime, or "
-                    + "make one of MLX's formats of it, `mlxquant import --requantize affine4-g64`"
+                reason: "fails its check on this GPU (\(what)): \(instead)"
             )
         }
+
+        private static let instead =
+            "run the model with MLXQuantRuntime, or make one of MLX's formats of it, "
+            + "`mlxquant import --requantize affine4-g64`"
     }
 
     extension FloatType {

@@ -26,6 +26,32 @@ public enum DType: Hashable, Sendable, CaseIterable {
     }
 }
 
+/// As MLX's.
+public enum DeviceType: String, Sendable {
+    case cpu, gpu
+}
+
+/// As MLX's.
+public final class Device: Sendable, CustomStringConvertible {
+    public let deviceType: DeviceType?
+
+    init(_ type: DeviceType) {
+        deviceType = type
+    }
+
+    public var description: String { "Device(\(deviceType?.rawValue ?? "unknown"), 0)" }
+
+    /// As MLX's; a GPU, but for tests within `withDefault`.
+    public static func defaultDevice() -> Device { current }
+
+    /// For tests.
+    public static func withDefault<R>(_ type: DeviceType, _ body: () throws -> R) rethrows -> R {
+        try $current.withValue(Device(type), operation: body)
+    }
+
+    @TaskLocal private static var current = Device(.gpu)
+}
+
 /// As MLX's, without streams.
 public struct StreamOrDevice: Sendable, Equatable {
     /// The only one.
