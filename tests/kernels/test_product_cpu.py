@@ -25,7 +25,7 @@ from mlxquant.formats.floats import FLOATS
 
 every_format = pytest.mark.parametrize("name", FORMATS)
 
-#: what is broken of product.h's and of the vectors' text, and of a format's own file
+#: what is broken of each format's decoder
 BROKEN = {
     "Q4_0": ("code - 8.0f", "code - 7.0f"),
     "Q4_1": ("code * d + m", "code * d - m"),
@@ -37,11 +37,21 @@ BROKEN = {
     "Q4_K": ("{d, d, d, d, d, d, d, d, m,", "{d, d, d, d, d, d, d, m, m,"),
     "Q5_K": ("(qh >> uchar(s) & 1) << 4", "(qh >> uchar(s / 2) & 1) << 4"),
     "Q6_K": ("32 * (p % 2)", "32 * (p / 2)"),
-    "IQ4_NL": ("looked_up(levels, qs >> 4)", "looked_up(levels, qs & 15)"),
+    "IQ4_NL": ("looked_up(levels, d, qs >> 4)", "looked_up(levels, d, qs & 15)"),
     "IQ4_XS": ("& 3;\n        const uint low", "& 1;\n        const uint low"),
+    "IQ3_XXS": ("odd ^= odd >> 2;", ""),
+    "IQ3_S": ("block[106 + p / 2]", "block[106 + p / 4]"),
+    "IQ2_XXS": ("words << 2 & 0x7F0000", "words << 1 & 0x7F0000"),
+    "IQ2_XS": ("load16<2>(group) & 511", "load16<2>(group) & 255"),
+    "IQ2_S": ("high << 4 & 0x300", "high << 5 & 0x300"),
+    "IQ1_S": ("word >> 1 & 0x700", "word >> 2 & 0x700"),
+    "IQ1_M": ("high >> 6 & 2", "high >> 5 & 2"),
+    "TQ1_0": ("bytes > 170", "bytes > 171"),
     "TQ2_0": ("(qs >> uchar(2 * p) & 3) - 1", "(qs >> uchar(p) & 3) - 1"),
-    # without vectors of its own
-    "IQ2_S": ("high >> (2 * g)", "high >> g"),
+    "MXFP4": ("MXFP4::half_scale(block[0])", "MXFP4::half_scale(block[1])"),
+    "NVFP4": ("{low[g], high[g]}", "{low[g], high[3]}"),
+    "Q1_0": ("word << (up + 16)", "word << (up + 15)"),
+    "Q2_0": ("(code - 1.0f) * d", "(code - 2.0f) * d"),
 }
 
 
@@ -235,6 +245,32 @@ def test_refusals() -> None:
         kernels.backend("matmul", "Q4_K", "lists")
 
 
+def without_own(name: str) -> str:
+    """The program of a format that nobody wrote vectors for."""
+    text = product.program(name)
+    assert text.count(f"struct Wide<struct {name}>") == 1
+    return text.replace(f"struct Wide<struct {name}>", "struct Wide<struct None>")
+
+
+@pytest.mark.parametrize("name", ["Q5_K", "IQ2_S", "Q1_0"])
+def test_a_format_without_vectors_of_its_own(
+    name: str, clang: Compiler, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts in the row's order and not; blocks of 128 weights. What a sum is does not change."""
+    wire, x = weights(name, 21, 3), numbers(9, columns(name, weights(name, 1, 3)), "F16")
+    wanted = kernels.matmul(x, wire, name)
+    host.forget()
+    text = without_own(name)
+    monkeypatch.setattr(product, "program", lambda _: text)
+    assert product.reason(ggml_format(name)) is None
+    np.testing.assert_array_equal(kernels.matmul(x, wire, name), wanted)
+    check(name, 17, 9, 2, "F32")
+
+
+def test_every_decoder_is_broken_once() -> None:
+    assert tuple(BROKEN) == FORMATS
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_product_is_caught(
     name: str, clang: Compiler, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -274,7 +310,7 @@ def test_broken_loops_are_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of a format whose parts are not in the row's order, by the code that serves any format."""
-    text = product.program("Q5_K").replace("struct Wide<struct Q5_K>", "struct Wide<struct None>")
+    text = without_own("Q5_K")
     monkeypatch.setattr(product, "program", lambda _: text)
     assert product.reason(ggml_format("Q5_K")) is None
     host.forget()
