@@ -99,7 +99,7 @@ def _gather(fmt: GgmlFormat, threads: int | None) -> tuple[Any, Any]:
 @cache
 def _rows(fmt: GgmlFormat, dtype: mx.Dtype) -> Any:
     """wire [n, bytes], ids [m] → [m, k]."""
-    function = mx.custom_function(lambda wire, ids: _looked_up(wire, ids, fmt, dtype))
+    function: Any = mx.custom_function(lambda wire, ids: _looked_up(wire, ids, fmt, dtype))
 
     def mapped(inputs: Any, axes: Any) -> tuple[mx.array, int]:
         batch = _batch(inputs, axes)
@@ -109,7 +109,7 @@ def _rows(fmt: GgmlFormat, dtype: mx.Dtype) -> Any:
             wire = mx.moveaxis(wire, axes[0], 0)
             chosen = _numbered(mx.where(chosen < 0, chosen + wire.shape[1], chosen), wire.shape[1])
             wire = wire.reshape(-1, wire.shape[-1])
-        found: mx.array = function(wire, chosen.reshape(-1))
+        found = function(wire, chosen.reshape(-1))
         return found.reshape(*chosen.shape, -1), 0
 
     function.vmap(mapped)
