@@ -5,8 +5,11 @@
     mlx     MLX's operations decode some rows at a time (operations.py), lazily
 
 In a function that MLX compiles x has no values yet: MLX's operations then, whatever the processor
-has. Where MLX differentiates there are values. mx.vmap is not served: MLX has no rule for what
-keeps the memory of operations bounded.
+has. Where MLX differentiates there are values. mx.vmap makes rows of whatever it maps over, of one
+product: matrices that it maps over are chosen by `gather`.
+
+An id that names no matrix gives a row of NaN, and so does one that names no row of an embedding:
+on a GPU nobody looks at ids before they are used, and elsewhere it is to be the same.
 
 The vector-Jacobian product is the product with the matrix that is not transposed, decoded anew some
 rows at a time, so that nothing is kept between the two; it can be differentiated itself.
@@ -14,6 +17,7 @@ rows at a time, so that nothing is kept between the two; it can be differentiate
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -39,7 +43,7 @@ def matmul(x: mx.array, wire: mx.array, fmt: GgmlFormat, threads: int | None = N
     """As of kernels.matmul; the arrays fit together."""
     if not (x.size and wire.size):
         return mx.zeros((*x.shape[:-1], wire.shape[0]), x.dtype)
-    out: mx.array = _matmul(fmt, threads)(x, wire)
+    out: mx.array = _matmul(fmt, threads)[0](x, wire)
     return out
 
 
@@ -48,8 +52,9 @@ def gather(
 ) -> mx.array:
     """As of kernels.gather; the arrays fit together."""
     if not (x.size and wire.size):
-        return mx.zeros((x.shape[0], wire.shape[1]), x.dtype)
-    out: mx.array = _gather(fmt, threads)(x, ids, wire)
+        nothing = 0.0 if wire.shape[0] else math.nan
+        return mx.full((x.shape[0], wire.shape[1]), nothing, x.dtype)
+    out: mx.array = _gather(fmt, threads)[0](x, ids, wire)
     return out
 
 
@@ -61,42 +66,54 @@ def rows(wire: mx.array, ids: mx.array, fmt: GgmlFormat, dtype: mx.Dtype) -> mx.
         ids: integers [m]; -1 is the last row, and so on.
         dtype: float32, float16 or bfloat16.
 
-    Returns: [m, k] of dtype.
-
-    Raises:
-        RequestError: on a processor, an id of no row.
+    Returns: [m, k] of dtype; NaN for an id of no row.
     """
-    chosen = backend("dequantize_rows", fmt).name if ids.size and wire.size else "mlx"
-    if chosen == "metal":
-        return metal.dequantize_rows(wire, mx.where(ids < 0, ids + wire.shape[0], ids), fmt, dtype)
-    if chosen == "cpu" and _evaluated(wire, ids):
-        numbers = np.asarray(ids)
-        numbers = np.where(numbers < 0, numbers + len(wire), numbers)
-        decoded = dequantize_rows(_view(wire), numbers, fmt, _DTYPES[dtype])
-        return _array(decoded, _DTYPES[dtype])
-    return operations.rows(wire, ids, fmt, dtype)
+    out: mx.array = _rows(fmt, dtype)(wire, ids)
+    return out
 
 
 @cache
-def _matmul(fmt: GgmlFormat, threads: int | None) -> Any:
-    """x [..., k], wire [n, bytes] → [..., n], differentiable in x."""
+def _matmul(fmt: GgmlFormat, threads: int | None) -> tuple[Any, Any]:
+    """x [..., k], wire [n, bytes] → [..., n], and y [..., n] → y · w [..., k]; differentiable."""
     product = mx.custom_function(lambda x, wire: _product(x, wire, fmt, threads))
     transposed = mx.custom_function(lambda y, wire: _transposed(y, wire, fmt, threads))
-    _differentiate(product, transposed)
-    _differentiate(transposed, product)
-    return product
+    for number, (function, adjoint) in enumerate(((product, transposed), (transposed, product))):
+        _differentiate(function, adjoint)
+        _map_rows(function, number, fmt, threads)
+    return product, transposed
 
 
 @cache
-def _gather(fmt: GgmlFormat, threads: int | None) -> Any:
-    """x [p, k], ids [p], wire [e, n, bytes] → [p, n], differentiable in x."""
+def _gather(fmt: GgmlFormat, threads: int | None) -> tuple[Any, Any]:
+    """x [p, k], ids [p], wire [e, n, bytes] → [p, n], and the other way; differentiable."""
     product = mx.custom_function(lambda x, ids, wire: _gathered(x, ids, wire, fmt, threads))
     transposed = mx.custom_function(
         lambda y, ids, wire: _gathered_transposed(y, ids, wire, fmt, threads)
     )
-    _differentiate(product, transposed)
-    _differentiate(transposed, product)
-    return product
+    for function, adjoint in ((product, transposed), (transposed, product)):
+        _differentiate(function, adjoint)
+        _map_pairs(function)
+    return product, transposed
+
+
+@cache
+def _rows(fmt: GgmlFormat, dtype: mx.Dtype) -> Any:
+    """wire [n, bytes], ids [m] → [m, k]."""
+    function: Any = mx.custom_function(lambda wire, ids: _looked_up(wire, ids, fmt, dtype))
+
+    def mapped(inputs: Any, axes: Any) -> tuple[mx.array, int]:
+        batch = _batch(inputs, axes)
+        wire, ids = inputs
+        chosen = _first(ids, axes[1], batch)
+        if axes[0] is not None:
+            wire = mx.moveaxis(wire, axes[0], 0)
+            chosen = _numbered(mx.where(chosen < 0, chosen + wire.shape[1], chosen), wire.shape[1])
+            wire = wire.reshape(-1, wire.shape[-1])
+        found = function(wire, chosen.reshape(-1))
+        return found.reshape(*chosen.shape, -1), 0
+
+    function.vmap(mapped)
+    return function
 
 
 def _differentiate(function: Any, adjoint: Any) -> None:
@@ -110,6 +127,74 @@ def _differentiate(function: Any, adjoint: Any) -> None:
 
     function.vjp(vjp)
     function.jvp(jvp)
+
+
+def _map_rows(function: Any, number: int, fmt: GgmlFormat, threads: int | None) -> None:
+    """mx.vmap of one of `_matmul`'s two functions: more rows, or a matrix for some of them."""
+
+    def mapped(inputs: Any, axes: Any) -> tuple[mx.array, int]:
+        x, wire = inputs
+        x = _first(x, axes[0], _batch(inputs, axes))
+        if axes[1] is None:
+            return function(x, wire), 0
+        each = x.reshape(x.shape[0], -1, x.shape[-1])
+        ids = mx.repeat(mx.arange(each.shape[0]), each.shape[1])
+        wire = mx.moveaxis(wire, axes[1], 0)
+        out = _gather(fmt, threads)[number](each.reshape(-1, x.shape[-1]), ids, wire)
+        return out.reshape(*x.shape[:-1], -1), 0
+
+    function.vmap(mapped)
+
+
+def _map_pairs(function: Any) -> None:
+    """mx.vmap of one of `_gather`'s two functions: more pairs, and more matrices."""
+
+    def mapped(inputs: Any, axes: Any) -> tuple[mx.array, int]:
+        batch = _batch(inputs, axes)
+        x, ids = (_first(*each, batch) for each in zip(inputs[:2], axes[:2], strict=True))
+        wire = inputs[2]
+        if axes[2] is not None:
+            wire = mx.moveaxis(wire, axes[2], 0)
+            ids = _numbered(ids, wire.shape[1])
+            wire = wire.reshape(-1, *wire.shape[2:])
+        out = function(x.reshape(-1, x.shape[-1]), ids.reshape(-1), wire)
+        return out.reshape(*ids.shape, -1), 0
+
+    function.vmap(mapped)
+
+
+def _batch(inputs: Any, axes: Any) -> int:
+    """How many mx.vmap maps over."""
+    sizes = (each.shape[axis] for each, axis in zip(inputs, axes, strict=True) if axis is not None)
+    return int(next(sizes))
+
+
+def _first(array: mx.array, axis: int | None, batch: int) -> mx.array:
+    """The same with what is mapped over in front."""
+    if axis is None:
+        return mx.broadcast_to(array, (batch, *array.shape))
+    return mx.moveaxis(array, axis, 0)
+
+
+def _numbered(ids: mx.array, count: int) -> mx.array:
+    """Ids [b, ...] of `count` things each as ids of all b · count; of none, as the next one."""
+    ids = ids.astype(mx.int64)
+    before = count * mx.arange(ids.shape[0]).reshape(-1, *(1,) * (ids.ndim - 1))
+    return mx.where((ids >= 0) & (ids < count), ids + before, count * ids.shape[0])
+
+
+def _looked_up(wire: mx.array, ids: mx.array, fmt: GgmlFormat, dtype: mx.Dtype) -> mx.array:
+    if not wire.shape[0]:
+        return mx.full((ids.size, operations.columns(wire, fmt)), math.nan, dtype)
+    chosen = backend("dequantize_rows", fmt).name if ids.size and wire.size else "mlx"
+    if chosen == "cpu" and _evaluated(wire, ids):
+        numbers = np.asarray(ids)
+        numbers = np.where(numbers < 0, numbers + len(wire), numbers)
+        named = _named(numbers, len(wire))
+        decoded = dequantize_rows(_view(wire), np.where(named, numbers, 0), fmt, _DTYPES[dtype])
+        return _array(_nan_but(named, decoded, _DTYPES[dtype]), _DTYPES[dtype])
+    by = metal.dequantize_rows if chosen == "metal" else operations.rows
+    return by(wire, mx.where(ids < 0, ids + wire.shape[0], ids), fmt, dtype)
 
 
 def _product(x: mx.array, wire: mx.array, fmt: GgmlFormat, threads: int | None) -> mx.array:
@@ -139,12 +224,15 @@ def _gathered(
     x: mx.array, ids: mx.array, wire: mx.array, fmt: GgmlFormat, threads: int | None
 ) -> mx.array:
     chosen = backend("gather", fmt).name
-    if chosen == "cpu" and _evaluated(x, ids, wire):
-        dtype, arrays = _DTYPES[x.dtype], (_view(x), np.asarray(ids), _view(wire))
-        return _array(on_numpy.gathered(*arrays, fmt, dtype, threads), dtype)
     if chosen == "metal":
         return metal.gather(x, ids, wire, fmt)
-    return operations.gather(x, ids, wire, fmt)
+    if chosen == "cpu" and _evaluated(x, ids, wire):
+        dtype, values, packed, numbers = _DTYPES[x.dtype], _view(x), _view(wire), np.asarray(ids)
+        named = _named(numbers, len(packed))
+        numbers = np.where(named, numbers, 0)
+        out = on_numpy.gathered(values, numbers, packed, fmt, dtype, threads)
+        return _array(_nan_but(named, out, dtype), dtype)
+    return _in_operations(operations.gather, x, ids, wire, fmt)
 
 
 def _gathered_transposed(
@@ -153,14 +241,36 @@ def _gathered_transposed(
     """y [p, n], each row times the matrix of its id → [p, k]."""
     made = host.product(fmt) if backend("gather", fmt).name == "cpu" else None
     if made is None or not _evaluated(y, ids, wire):
-        return operations.gather_transposed(y, ids, wire, fmt)
+        return _in_operations(operations.gather_transposed, y, ids, wire, fmt)
     dtype = _DTYPES[y.dtype]
     values, packed, numbers = to_float32(_view(y), dtype), _view(wire), np.asarray(ids)
-    out = np.empty((len(values), made.columns(packed)), np.float32)
-    for matrix in np.unique(numbers):
+    out = np.full((len(values), made.columns(packed)), np.nan, np.float32)
+    for matrix in np.unique(numbers[_named(numbers, len(packed))]):
         at = numbers == matrix
         out[at] = made.transposed(values[at], packed[matrix], threads)
     return _array(from_float32(out, dtype), dtype)
+
+
+def _in_operations(
+    by: Any, x: mx.array, ids: mx.array, wire: mx.array, fmt: GgmlFormat
+) -> mx.array:
+    """One of operations.py's, which take matrices that are there."""
+    named = (ids >= 0) & (ids < wire.shape[0])
+    out = by(x, mx.where(named, ids, 0), wire, fmt)
+    return mx.where(named[:, None], out, mx.array(math.nan, out.dtype))
+
+
+def _named(numbers: Array, count: int) -> Array:
+    """Which of some ids are of one of so many things: bool."""
+    found: Array = (numbers >= 0) & (numbers < count)
+    return found
+
+
+def _nan_but(named: Array, rows: Array, dtype: str) -> Array:
+    """Rows [m, k], NaN where their id names nothing."""
+    if not named.all():
+        rows[~named] = from_float32(np.full(1, np.nan, np.float32), dtype)
+    return rows
 
 
 def _evaluated(*arrays: mx.array) -> bool:

@@ -9,7 +9,8 @@ Weights are rounded to the element type of x before the product.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import mlx.core as mx
@@ -17,17 +18,19 @@ import numpy as np
 
 from mlxquant.formats.ggml_format import GgmlFormat
 
-__all__ = ["CHUNK_BYTES", "gather", "gather_transposed", "product", "rows", "transposed"]
+__all__ = ["CHUNK_BYTES", "columns", "gather", "gather_transposed", "product", "rows", "transposed"]
 
 #: of decoded float32 weights held at a time; what the decoding itself takes is about as much again
 CHUNK_BYTES = 8 << 20
 
 
-def product(x: mx.array, wire: mx.array, fmt: GgmlFormat) -> mx.array:
-    """x [m, k], uint8 [n, bytes] → [m, n]."""
+def product(
+    x: mx.array, wire: mx.array, fmt: GgmlFormat, before: Sequence[mx.array] = ()
+) -> mx.array:
+    """x [m, k], uint8 [n, bytes] → [m, n], when the last of `before` is computed."""
     parts: list[mx.array] = []
     for first, last in _chunks(wire.shape[0], x.shape[-1]):
-        packed = _after(wire[first:last], parts)
+        packed = _after(wire[first:last], parts or before)
         parts.append(x @ _decoded(packed, fmt, x.dtype).T)
     return mx.concatenate(parts, axis=-1)
 
@@ -35,7 +38,7 @@ def product(x: mx.array, wire: mx.array, fmt: GgmlFormat) -> mx.array:
 def transposed(y: mx.array, wire: mx.array, fmt: GgmlFormat) -> mx.array:
     """y [m, n], uint8 [n, bytes] → y · w [m, k]."""
     sums: list[mx.array] = []
-    for first, last in _chunks(wire.shape[0], _columns(wire, fmt)):
+    for first, last in _chunks(wire.shape[0], columns(wire, fmt)):
         packed = _after(wire[first:last], sums)
         part = y[:, first:last].astype(mx.float32) @ _decoded(packed, fmt, mx.float32)
         sums = [sums[0] + part if sums else part]
@@ -43,12 +46,14 @@ def transposed(y: mx.array, wire: mx.array, fmt: GgmlFormat) -> mx.array:
 
 
 def rows(wire: mx.array, ids: mx.array, fmt: GgmlFormat, dtype: mx.Dtype) -> mx.array:
-    """Rows `ids` [m] of uint8 [n, bytes] → [m, k]."""
+    """Rows `ids` [m] of uint8 [n, bytes], n > 0, → [m, k]; NaN where there is no such row."""
     parts: list[mx.array] = []
-    k = _columns(wire, fmt)
+    k, nan = columns(wire, fmt), mx.array(math.nan, dtype)
+    named = (ids >= 0) & (ids < wire.shape[0])
+    ids = mx.where(named, ids, 0)
     for first, last in _chunks(ids.size, k):
-        packed = _after(wire, parts)[ids[first:last]]
-        parts.append(_decoded(packed, fmt, dtype))
+        packed = wire[_after(ids[first:last], parts)]
+        parts.append(mx.where(named[first:last, None], _decoded(packed, fmt, dtype), nan))
     return mx.concatenate(parts) if parts else mx.zeros((0, k), dtype)
 
 
@@ -65,8 +70,7 @@ def gather(x: mx.array, ids: mx.array, wire: mx.array, fmt: GgmlFormat) -> mx.ar
     parts: list[mx.array] = []
     ordered = x[mx.array(order)]
     for first, last in pairwise(bounds):
-        matrix = _after(wire[int(numbers[first])], parts)
-        parts.append(product(ordered[first:last], matrix, fmt))
+        parts.append(product(ordered[first:last], wire[int(numbers[first])], fmt, parts))
     return mx.concatenate(parts)[mx.array(np.argsort(order))]
 
 
@@ -80,14 +84,14 @@ def _each_pair(
 ) -> mx.array:
     """A matrix is decoded for every row of x, which it multiplies from the right, transposed or
     not."""
-    k = _columns(wire, fmt)
+    k = columns(wire, fmt)
     parts: list[mx.array] = []
     step = max(1, CHUNK_BYTES // (4 * wire.shape[1] * k))
     for begin in range(0, ids.size, step):
         few, chosen = x[begin : begin + step, None], ids[begin : begin + step]
         found: list[mx.array] = []
         for first, last in _chunks(wire.shape[1], k):
-            packed = _after(wire[:, first:last], found or parts)[chosen]
+            packed = wire[:, first:last][_after(chosen, found or parts)]
             if transpose:
                 weights = _decoded(packed, fmt, x.dtype)
                 found.append(few @ weights.swapaxes(-1, -2))
@@ -111,24 +115,28 @@ def _order(ids: mx.array) -> np.ndarray | None:
 def _decoded(wire: mx.array, fmt: GgmlFormat, dtype: mx.Dtype) -> mx.array:
     """uint8 [..., bytes] → weights [..., k]."""
     found = fmt.decode_mx(wire.reshape(-1, fmt.block_bytes)).astype(dtype)
-    return found.reshape(*wire.shape[:-1], _columns(wire, fmt))
+    return found.reshape(*wire.shape[:-1], columns(wire, fmt))
 
 
-def _columns(wire: mx.array, fmt: GgmlFormat) -> int:
+def columns(wire: mx.array, fmt: GgmlFormat) -> int:
     """Weights of a row."""
     return int(wire.shape[-1] // fmt.block_bytes * fmt.block_size)
 
 
-def _chunks(count: int, columns: int) -> Iterator[tuple[int, int]]:
+def _chunks(count: int, k: int) -> Iterator[tuple[int, int]]:
     """(first, last) of the rows that are decoded together."""
-    step = max(1, CHUNK_BYTES // (4 * columns))
+    step = max(1, CHUNK_BYTES // (4 * k))
     for first in range(0, count, step):
         yield first, min(first + step, count)
 
 
-def _after(wire: mx.array, parts: list[mx.array]) -> mx.array:
-    """`wire`, not to be looked at before the last of `parts` is computed.
+def _after(whole: mx.array, parts: Sequence[mx.array]) -> mx.array:
+    """Whole numbers, not to be looked at before the last of `parts` is computed.
 
-    MLX would otherwise decode every batch of rows before it multiplies by the first.
+    MLX would otherwise decode every batch of rows before it multiplies by the first. mx.depends
+    says the same, but cannot be mapped over; no number is less than itself.
     """
-    return mx.depends([wire], [parts[-1]])[0] if parts else wire
+    if not parts:
+        return whole
+    last = mx.stop_gradient(parts[-1].reshape(-1)[:1])
+    return whole | (last < last).astype(whole.dtype)

@@ -57,7 +57,7 @@ def gather(x: Any, ids: Any, wire: Any, fmt: str | GgmlFormat, threads: int | No
         wire: uint8 [e, n, bytes], e matrices of n rows of k weights.
         fmt, threads: as of `matmul`.
 
-    Returns: [p, n] of x's type.
+    Returns: [p, n] of x's type; of MLX's arrays NaN where an id names a matrix that is not there.
 
     Raises:
         RequestError: as of `matmul`, or `ids` that are not one integer for each row; of NumPy's

@@ -4,6 +4,7 @@
                    one a point (IQ3) or two (IQ2)
 IQ1_S_GRID         coordinate + 1 in 2 bits each, the first one lowest: a uint16 a point
 IQ4_NL_LEVELS      float, by code
+E2M1_LEVELS        the same of MXFP4 and NVFP4, twice the levels
 
 What encoders try, as float:
 
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from mlxquant.formats.base import Array
+from mlxquant.formats.ggml_mxfp4 import TWICE_E2M1
 from mlxquant.formats.grids import grid
 from mlxquant.formats.iq4_nl import CHANGES, EDGES, LEVELS
 from mlxquant.formats.iq4_xs import DIVISORS
@@ -35,6 +37,7 @@ __all__ = ["NAMES", "table"]
 
 _FLOATS: dict[str, Iterable[Any]] = {
     "IQ4_NL_LEVELS": LEVELS,
+    "E2M1_LEVELS": TWICE_E2M1,
     "Q4_0_EDGES": edges_of(8),
     "Q5_0_EDGES": edges_of(16),
     "IQ4_NL_EDGES": EDGES,

@@ -7,7 +7,8 @@
     library.py        what a process holds of a format, and calls
     affine.py         the same for the search of affine formats
     encode.py         and for encoders
-    product.py        products: product.h, on decoders of wide.h and wide_formats.h
+    product.py        products: product.h, on decoders of wide.h, wide_formats.h and
+                      wide_codebooks.h
     pool.py           the threads of these
 
 Any kernel, those with barriers too, runs slowly with every access watched:

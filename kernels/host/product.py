@@ -33,6 +33,8 @@ _PIECE = 8
 _SHARE = 1 << 17
 #: bytes of a decoded tile
 _TILE = 2 << 20
+#: what gives product.h a format's weights
+_DECODERS = ("wide.h", "wide_formats.h", "wide_codebooks.h")
 #: of product.h, in its order
 _TYPES = {"F32": 0, "F16": 1, "BF16": 2}
 
@@ -213,9 +215,8 @@ def program(name: str) -> str:
     def read(file: str) -> str:
         return files(__package__).joinpath(file).read_text(encoding="utf-8")
 
-    wanted = (name.lower(), "k_scales", "tables/IQ4_NL_LEVELS")
-    metal = resolve("".join(f'#include "{file}.metal"\n' for file in wanted))
-    parts = (read("shim.h"), metal, read("wide.h"), read("wide_formats.h"), read("product.h"))
+    decoders = (f'#include "{name.lower()}.metal"\n', *map(read, _DECODERS))
+    parts = (read("shim.h"), resolve("".join(decoders)), read("product.h"))
     return "\n".join((*parts, _ENTRIES.replace("FORMAT", name)))
 
 

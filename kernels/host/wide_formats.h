@@ -1,25 +1,13 @@
-// Decoders for the formats that people chat with: planes of codes stay bytes for as long as can be.
+// Decoders for formats whose codes are numbers: planes of codes stay bytes for as long as can be.
 //
 // Each is its format's `decode` and rounds alike; a known answer holds both to NumPy's bits. The
 // layouts are drawn in <format>.metal.
 
-// Bytes are signed numbers from here on.
-ALWAYS Floats floats_of(Uchars bytes) {
-    return __builtin_convertvector(__builtin_bit_cast(Chars, bytes), Floats);
-}
-
-// Sixteen numbers that are taken one by one, each for many weights. They are kept in memory, since
-// a processor loads one number into all lanes at once; out of a register it takes longer, and the
-// compiler, unless it is kept from seeing it, would choose that.
-struct Sixteen {
-    float values[16];
-
-    ALWAYS Sixteen(Floats from) {
-        __builtin_memcpy(values, &from, sizeof(values));
-        asm volatile("" : "+m"(values));
-    }
-    ALWAYS float operator[](int i) const { return values[i]; }
-};
+#include "k_scales.metal"
+#include "mxfp4.metal"
+#include "nvfp4.metal"
+#include "tables/IQ4_NL_LEVELS.metal"
+#include "tables/E2M1_LEVELS.metal"
 
 // The values of sixteen codes of 4 bits. Where there is an instruction for it they are looked up
 // among those of all codes, which are computed once for all weights that share a scale.
@@ -33,17 +21,24 @@ ALWAYS Floats values_of(Uchars codes, Value value) {
 #endif
 }
 
-// The entries of a table of sixteen.
-ALWAYS Floats looked_up(Floats table, Uchars codes) {
+// The entries of a table of sixteen small whole numbers, times a scale.
+ALWAYS Floats looked_up(Floats table, float scale, Uchars codes) {
 #ifdef __AVX512F__
-    return __builtin_ia32_permvarsf512(table, __builtin_convertvector(codes, Ints));
+    return __builtin_ia32_permvarsf512(table * scale, __builtin_convertvector(codes, Ints));
 #else
-    Floats found;
+    const Chars entries = __builtin_convertvector(table, Chars);
+    Uchars found;
+#if defined(__SSSE3__)
+    found = __builtin_bit_cast(Uchars, __builtin_ia32_pshufb128(entries, codes));
+#elif defined(__aarch64__)
+    asm("tbl %0.16b, {%1.16b}, %2.16b" : "=w"(found) : "w"(entries), "w"(codes));
+#else
     UNROLL
     for (int i = 0; i < 16; ++i) {
-        found[i] = table[codes[i] & 15];
+        found[i] = uchar(entries[codes[i] & 15]);
     }
-    return found;
+#endif
+    return floats_of(found) * scale;
 #endif
 }
 
@@ -128,10 +123,10 @@ struct Wide<struct IQ4_NL> {
 
     static ALWAYS void decode(const device uchar* block, int, Floats* w) {
         const float d = load_half(block);
-        const Floats levels = load_vector<Floats>(IQ4_NL_LEVELS) * d;
+        const Floats levels = load_vector<Floats>(IQ4_NL_LEVELS);
         const Uchars qs = load_vector<Uchars>(block + 2);
-        w[0] = looked_up(levels, qs & 15);
-        w[1] = looked_up(levels, qs >> 4);
+        w[0] = looked_up(levels, d, qs & 15);
+        w[1] = looked_up(levels, d, qs >> 4);
     }
 };
 
@@ -143,10 +138,10 @@ struct Wide<struct IQ4_XS> {
         const uint high = load16<2>(block + 2) >> (2 * s) & 3;
         const uint low = load32<4>(block + 4) >> (4 * s) & 15;
         const float scale = load_half(block) * float(int(low | high << 4) - 32);
-        const Floats levels = load_vector<Floats>(IQ4_NL_LEVELS) * scale;
+        const Floats levels = load_vector<Floats>(IQ4_NL_LEVELS);
         const Uchars qs = load_vector<Uchars>(block + 8 + 16 * s);
-        w[0] = looked_up(levels, qs & 15);
-        w[1] = looked_up(levels, qs >> 4);
+        w[0] = looked_up(levels, scale, qs & 15);
+        w[1] = looked_up(levels, scale, qs >> 4);
     }
 };
 
@@ -288,6 +283,100 @@ struct Wide<struct TQ2_0> {
                 w[8 * n + 2 * p] = floats_of(codes.lo) * d;
                 w[8 * n + 2 * p + 1] = floats_of(codes.hi) * d;
             }
+        }
+    }
+};
+
+// The digit of three levels that each byte begins with, less one: below 86 it is 0, from 171 on 2.
+template <typename Bytes>
+ALWAYS Bytes first_digits(Bytes bytes) {
+    return ~__builtin_bit_cast(Bytes, (bytes > 85) + (bytes > 170));
+}
+
+// Times three a byte begins with its next digit.
+template <>
+struct Wide<struct TQ1_0> {
+    static constexpr int step = 256;
+
+    static ALWAYS void decode(const device uchar* block, int, Floats* w) {
+        const float d = load_half(block + 52);
+        Plane qs = load_vector<Plane>(block);
+        Uchars rest = load_vector<Uchars>(block + 32);
+        UNROLL
+        for (int digit = 0; digit < 5; ++digit) {
+            const Plane codes = first_digits(qs);
+            w[2 * digit] = floats_of(codes.lo) * d;
+            w[2 * digit + 1] = floats_of(codes.hi) * d;
+            w[10 + digit] = floats_of(first_digits(rest)) * d;
+            qs = qs * 3;
+            rest = rest * 3;
+        }
+        const uint4 qh = load32<2>(block + 48);
+        const Uchars powers = {1, 1, 1, 1, 3, 3, 3, 3, 9, 9, 9, 9, 27, 27, 27, 27};
+        w[15] = floats_of(first_digits(__builtin_bit_cast(Uchars, qh) * powers)) * d;
+    }
+};
+
+template <>
+struct Wide<struct MXFP4> {
+    static constexpr int step = 32;
+
+    static ALWAYS void decode(const device uchar* block, int, Floats* w) {
+        const float d = MXFP4::half_scale(block[0]);
+        const Floats levels = load_vector<Floats>(E2M1_LEVELS);
+        const Uchars qs = load_vector<Uchars>(block + 1);
+        w[0] = looked_up(levels, d, qs & 15);
+        w[1] = looked_up(levels, d, qs >> 4);
+    }
+};
+
+// Eight bytes a group, with weights 0 … 7 in the low halves.
+template <>
+struct Wide<struct NVFP4> {
+    static constexpr int step = 64;
+
+    static ALWAYS void decode(const device uchar* block, int, Floats* w) {
+        const Floats levels = load_vector<Floats>(E2M1_LEVELS);
+        const Plane qs = load_vector<Plane>(block + 4);
+        const ulong4 low = __builtin_bit_cast(ulong4, qs & 15);
+        const ulong4 high = __builtin_bit_cast(ulong4, qs >> 4);
+        UNROLL
+        for (int g = 0; g < 4; ++g) {
+            const ulong2 both = {low[g], high[g]};
+            const float d = NVFP4::half_scale(block[g]);
+            w[g] = looked_up(levels, d, __builtin_bit_cast(Uchars, both));
+        }
+    }
+};
+
+// Every bit takes or gives a sign.
+template <>
+struct Wide<struct Q1_0> {
+    static constexpr int step = 128;
+
+    static ALWAYS void decode(const device uchar* block, int, Floats* w) {
+        const Uints negative = __builtin_bit_cast(Uints, Floats(-load_half(block)));
+        const Uints up = {15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
+        UNROLL
+        for (int i = 0; i < 8; i += 2) {
+            const Uints word = load32<2>(block + 2 + 2 * i);
+            const Uints first = word << (up + 16) & 0x80000000, second = word << up & 0x80000000;
+            w[i] = __builtin_bit_cast(Floats, first ^ negative);
+            w[i + 1] = __builtin_bit_cast(Floats, second ^ negative);
+        }
+    }
+};
+
+template <>
+struct Wide<struct Q2_0> {
+    static constexpr int step = 64;
+
+    static ALWAYS void decode(const device uchar* block, int, Floats* w) {
+        const float d = load_half(block);
+        const auto value = [=](Floats code) { return (code - 1.0f) * d; };
+        UNROLL
+        for (int i = 0; i < 4; ++i) {
+            w[i] = values_of_crumbs(load32<2>(block + 2 + 4 * i), value);
         }
     }
 };

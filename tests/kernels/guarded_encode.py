@@ -10,33 +10,18 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from guarded import CHECKS, before_a_wall
 from mlxquant.kernels.host import entries
-from mlxquant.kernels.host.compiler import Compiler, find
 from mlxquant.kernels.host.encode import Encoder, example, importances
-from mlxquant.kernels.host.store import folder
 
 from mlxquant import formats
 from mlxquant.formats.ggml_format import GgmlFormat
 
-
-def main(names: list[str], broken: tuple[str, str] | None) -> None:
-    """Compile and run each format."""
-    flags = (*Compiler.flags.__get__(find()), *CHECKS)
-    for name in names:
-        text = entries.encode_program(name)
-        if broken:
-            assert broken[0] in text
-            text = text.replace(*broken)
-        path = folder() / f"guarded-encode-{name}.so"
-        with mock.patch.object(Compiler, "flags", flags):
-            find().compile(text, path)
-        run(name, ctypes.CDLL(str(path)))
-        sys.stdout.write(f"{name}\n")
-        sys.stdout.flush()
+sys.path.insert(0, str(Path(__file__).parent))
+from guarded import before_a_wall, main  # noqa: E402
 
 
 def run(name: str, library: ctypes.CDLL) -> None:
@@ -66,9 +51,4 @@ def guarded(values: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    replaced = None
-    if arguments[0] == "--break":
-        old, new = arguments[1].split("|")
-        replaced, arguments = (old, new), arguments[2:]
-    main(arguments, replaced)
+    main(sys.argv[1:], entries.encode_program, run, "guarded-encode")

@@ -1,4 +1,4 @@
-"""What docs/kernels.md says of bytes and operations is what benchmarks/kernels.py counted."""
+"""What docs/kernels.md says is what benchmarks/kernels.py counted and products.py measured."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from support import REPOSITORY
 
 sys.path.append(str(REPOSITORY / "benchmarks"))
 import kernels_docs  # noqa: E402
+import products  # noqa: E402
 from kernels_speed import CHIPS, WEIGHTS, cycles, speeds  # noqa: E402
 
 
@@ -40,6 +41,28 @@ def test_the_page_shows_what_was_counted() -> None:
     assert page.count("<!-- kernels:") == 3
     written = kernels_docs.replaced(page, kernels_docs.blocks(document()))
     assert page == written, "python benchmarks/kernels.py --docs"
+
+
+def test_the_page_shows_how_fast_products_are() -> None:
+    """The benchmark prints the table; every format reaches its limit."""
+    path = REPOSITORY / "benchmarks" / "results" / "products.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert tuple(found["measured"]) == FORMATS
+    table = "\n".join(products.markdown(found))
+    assert f"\n\n{table}\n\n" in kernels_docs.PAGE.read_text(encoding="utf-8")
+    assert found["checks"] == products.judge(found["measured"])
+    assert all(check["passed"] for check in found["checks"])
+
+
+def test_a_limit_that_is_missed_is_said() -> None:
+    """By hand: 1 GB/s of 4 · 10⁹ weights a second is under both limits, and 5 · 10⁹ is not."""
+    seconds = {kind: {"1": 2.0, "8": 4.0} for kind in products.KINDS}
+    slow = {"bytes": 2e9, "weights": 8e9, "seconds": seconds}
+    fast = {**slow, "weights": 10e9}
+    checks = products.judge({"slow": slow, "fast": fast})
+    assert [check["passed"] for check in checks] == [False, True]
+    assert [check["value"] for check in checks] == pytest.approx([0.8, 1.0])
+    assert products.rates(slow, "any", 8) == pytest.approx((0.5e9, 2e9))
 
 
 def test_every_kernel_of_every_format_was_counted() -> None:

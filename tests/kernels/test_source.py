@@ -16,6 +16,7 @@ from mlxquant.kernels.host.compiler import Compiler
 from mlxquant.kernels.source import DEQUANTIZE, ENCODERS, FORMATS, ROWS, call, header
 from support import REPOSITORY
 
+from mlxquant.formats.ggml_mxfp4 import TWICE_E2M1
 from mlxquant.formats.grids import grid
 from mlxquant.formats.iq4_nl import CHANGES, EDGES, LEVELS
 from mlxquant.formats.iq4_xs import DIVISORS
@@ -33,6 +34,7 @@ SHARED = {
 #: the tables of floats, and the arrays that they are written from
 FLOATS = {
     "IQ4_NL_LEVELS": LEVELS,
+    "E2M1_LEVELS": TWICE_E2M1,
     "Q4_0_EDGES": edges_of(8),
     "Q5_0_EDGES": edges_of(16),
     "IQ4_NL_EDGES": EDGES,

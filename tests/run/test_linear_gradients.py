@@ -83,6 +83,11 @@ TRANSFORMS: dict[str, Callable[[Any], Callable[[mx.array], Any]]] = {
     "grad of compile": lambda layer: mx.grad(mx.compile(squares(layer))),
     "grad of checkpoint": lambda layer: mx.grad(mx.checkpoint(squares(layer))),
     "vjp": lambda layer: lambda x: mx.vjp(layer, [x], [layer(x)])[1][0],
+    "jvp": lambda layer: lambda x: mx.jvp(layer, [x], [mx.sin(x)])[1][0],
+    "vmap": lambda layer: mx.vmap(lambda x: layer(mx.tanh(x) * 2)),
+    "vmap of grad": lambda layer: mx.vmap(mx.grad(squares(layer))),
+    "grad of vmap": lambda layer: mx.grad(lambda x: mx.vmap(squares(layer))(x).sum()),
+    "compile of vmap": lambda layer: mx.compile(mx.vmap(squares(layer))),
 }
 
 
@@ -92,13 +97,6 @@ def test_transforms_are_those_of_a_float_layer(name: str) -> None:
     for shape in ((3, K), (2, 9, K)):
         x = random(*shape)
         same(TRANSFORMS[name](ours)(x), TRANSFORMS[name](theirs)(x), 1e-5)
-
-
-def test_forwards(backend: str) -> None:
-    """MLX has no such rule for what keeps the memory of its operations bounded."""
-    if backend == "cpu":
-        x, (ours, theirs) = random(3, K), pair()
-        same(*(mx.jvp(layer, [x], [mx.sin(x)])[1][0] for layer in (ours, theirs)))
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
@@ -162,6 +160,100 @@ def test_compiled_lookups() -> None:
     layer = PackedEmbedding(wire, fmt, mx.float32)
     ids = mx.array([[3, 39, 3], [0, 1, -1]])
     same(mx.compile(lambda ids: layer(ids) * 2)(ids), floats[ids] * 2, 0)
+
+
+def test_mapped_along_any_axis() -> None:
+    ours, theirs = pair()
+    x = random(4, 3, 2, K)
+    for layer in (ours, theirs):
+        layer.bias = mx.zeros(ROWS)
+    for axis in (0, 1, 2):
+        same(mx.vmap(ours, axis, axis)(x), mx.vmap(theirs, axis, axis)(x))
+    same(mx.vmap(mx.vmap(ours, 1), 0)(x), mx.vmap(mx.vmap(theirs, 1), 0)(x))
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (None, 0), (1, 1), (2, 2)])
+def test_a_matrix_for_each_that_is_mapped(axes: tuple[int | None, int]) -> None:
+    """Ensembles: as many layers as there are inputs; forwards and backwards."""
+    fmt = format_of("Q4_K")
+    wire, floats = encoded(fmt, EXPERTS, ROWS)
+    x = random(EXPERTS, 6, K) if axes[0] is not None else random(6, K)
+    moved = x if axes[0] is None else mx.moveaxis(x, 0, axes[0])
+
+    def ours(x: mx.array, wire: mx.array) -> mx.array:
+        return PackedLinear(wire, fmt)(x)
+
+    wanted = x @ floats.swapaxes(-1, -2)
+    same(mx.vmap(ours, axes)(moved, mx.moveaxis(wire, 0, axes[1])), wanted)
+
+    def loss(x: mx.array) -> mx.array:
+        return (mx.vmap(ours, axes)(x, mx.moveaxis(wire, 0, axes[1])) ** 2).sum()
+
+    of_floats = mx.grad(lambda x: ((x @ floats.swapaxes(-1, -2)) ** 2).sum())(x)
+    found = mx.grad(loss)(moved)
+    same(found if axes[0] is None else mx.moveaxis(found, axes[0], 0), of_floats, 1e-5)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_experts_and_embeddings_are_mapped(stacked: bool) -> None:
+    """Over ids, and over tables of their own, in which no id reaches the next one's."""
+    fmt = format_of("Q5_K")
+    wire, floats = encoded(fmt, 3, EXPERTS, ROWS)
+    ids = mx.array([[0, -1], [ROWS - 1, 1], [-ROWS, ROWS]])
+    chosen = mx.array([[[0, 4]], [[4, 1]], [[5, 2]]])
+    x = random(3, 1, 1, 1, K)
+
+    def vectors(wire: mx.array, ids: mx.array) -> mx.array:
+        return PackedEmbedding(wire, fmt, mx.float32)(ids)
+
+    def products(wire: mx.array, x: mx.array, chosen: mx.array) -> mx.array:
+        return PackedSwitchLinear(wire, fmt)(x, chosen)
+
+    axis = 0 if stacked else None
+    rows = mx.vmap(vectors, (axis, 0))(wire[:, 0] if stacked else wire[0, 0], ids)
+    out = mx.vmap(products, (axis, 0, 0))(wire if stacked else wire[0], x, chosen)
+    for i in range(3):
+        table = i if stacked else 0
+        for j, number in enumerate(ids[i].tolist()):
+            if number == ROWS:
+                assert np.isnan(np.array(rows[i, j])).all()
+            else:
+                same(rows[i, j], floats[table, 0, number], 0)
+        for j, number in enumerate(chosen[i, 0].tolist()):
+            if number == EXPERTS:
+                assert np.isnan(np.array(out[i, 0, j])).all()
+            else:
+                same(out[i, 0, j, 0], x[i, 0, 0, 0] @ floats[table, number].T)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16], ids=str)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_ids_that_name_nothing_give_nan(compiled: bool, dtype: mx.Dtype) -> None:
+    """As on a GPU, where nobody looks at ids beforehand; and gradients do, too."""
+    fmt = format_of("Q4_K")
+    wire, floats = encoded(fmt, EXPERTS, ROWS)
+    experts, table = PackedSwitchLinear(wire, fmt), PackedEmbedding(wire[0], fmt, dtype)
+
+    def function(x: mx.array, chosen: mx.array, ids: mx.array) -> tuple[mx.array, ...]:
+        out, gradients = mx.vjp(
+            lambda x: experts(x, chosen), [x], [mx.ones((*chosen.shape, 1, ROWS), x.dtype)]
+        )
+        return out[0], gradients[0], table(ids)
+
+    run = mx.compile(function) if compiled else function
+    for kind in (mx.int32, mx.int64):
+        chosen = mx.array([[1], [EXPERTS], [-1], [4]]).astype(kind)
+        ids = mx.array([ROWS, 3, -ROWS - 1, -1]).astype(kind)
+        for found, nan in zip(
+            run(random(4, 1, 1, K, dtype=dtype), chosen, ids), ([1, 2], [1, 2], [0, 2]), strict=True
+        ):
+            assert found.dtype == dtype
+            values = np.isnan(np.array(found.astype(mx.float32)))
+            for i in range(4):
+                assert values[i].all() if i in nan else not values[i].any()
+    same(run(random(4, 1, 1, K, dtype=dtype), chosen, ids)[2][1], floats[0, 3].astype(dtype), 0)
+    unsigned = mx.array([ROWS, 3, 0, ROWS - 1]).astype(mx.uint32)
+    assert np.isnan(np.array(table(unsigned).astype(mx.float32)))[:, 0].tolist() == [1, 0, 0, 0]
 
 
 class Block(nn.Module):
