@@ -280,6 +280,7 @@ def quantize_layers(
         here = {p: targets[p] for p in modules[index] if p in targets}
         if work.has(stream.at(index + 1)) or (stream.reached() or 0) > index:
             for target in here.values():
+                notes += _noted(target, work)
                 finished(target)
             continue
         with model.loaded(index):
@@ -309,7 +310,9 @@ def _quantize_segment(
         members = [targets[path] for path in group if path in targets]
         if not members:
             continue
-        if not all(work.has(wire_step(target.name)) for target in members):
+        if all(work.has(wire_step(target.name)) for target in members):
+            notes += _noted(members[0], work)
+        else:
             shared = {path: modules[path] for path in group}
             if len(members[0].shape) == 3:
                 notes += _encode_experts(stream, index, shared, members, work, encode)
@@ -380,19 +383,33 @@ def _encode_experts(
                 filled = blended(own, everyone, FEW_TOKENS)
                 for target, write in zip(members, writers, strict=True):
                     _encode_rows(target, expert * rows, rows, filled, encode, write)
+        notes = []
+        if few:
+            notes = [
+                f"{members[0].path}: {len(few)} of {count} experts saw fewer than {FEW_TOKENS} "
+                f"tokens of the calibration text (the least {min(few)}); the average input stood "
+                "in for the rest; a longer text would serve them better"
+            ]
+            work.put(_notes_step(members[0]), {}, notes)
     except BaseException as problem:
         for step in steps:
             step.__exit__(type(problem), problem, problem.__traceback__)
         raise
     for step in steps:
         step.__exit__(None, None, None)
-    if not few:
-        return []
-    return [
-        f"{members[0].path}: {len(few)} of {count} experts saw fewer than {FEW_TOKENS} tokens of "
-        f"the calibration text (the least {min(few)}); the average input stood in for the rest; a "
-        "longer text would serve them better"
-    ]
+    return notes
+
+
+def _notes_step(target: Target) -> str:
+    """What a user should know of a weight that is encoded; there before the weight is."""
+    return f"{wire_step(target.name)}.notes"
+
+
+def _noted(target: Target, work: Workspace) -> list[str]:
+    """What was said of a weight that is encoded already."""
+    step = _notes_step(target)
+    notes: list[str] = work.facts(step) if work.has(step) else []
+    return notes
 
 
 def _specs(target: Target) -> dict[str, tuple[Any, tuple[int, ...]]]:

@@ -233,7 +233,8 @@ def test_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert not output.exists()
         monkeypatch.setattr(Workspace, "writing", real)
         resumed = quantize(folder, output, resume=True, **how)
-        assert resumed.files == whole.files
+        assert resumed.files == whole.files and resumed.notes == whole.notes
+    assert sum("experts saw fewer than" in note for note in whole.notes) == 4
 
 
 def test_refusals(tmp_path: Path) -> None:
