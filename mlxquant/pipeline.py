@@ -141,17 +141,22 @@ def quantize(
         from .quantize.forecast import forecast
 
         announce(forecast(source, request, threads))
+    parameters = None
     if request.rotate:
         from .quantize.rotate import rotate
 
+        parameters = sum(node.size for node in source.parameters.values())
         source = rotate(source, seed=request.seed, residual=request.rotate == "full")
     only_plan = dry_run or output is None
     if not request.calibrate or (only_plan and not request.has_target):
         plan = make_plan(source, request)
         if only_plan or output is None:
-            return Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
-        return save_folder(plan, source, output, how)
-    return _quantize_calibrated(source, request, None if only_plan else output, how)
+            result = Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
+        else:
+            result = save_folder(plan, source, output, how)
+    else:
+        result = _quantize_calibrated(source, request, None if only_plan else output, how)
+    return replace(result, source_parameters=parameters)
 
 
 def _quantize_calibrated(
@@ -159,6 +164,7 @@ def _quantize_calibrated(
 ) -> Result:
     """`quantize` with a text; without an output as far as the plan."""
     from .quantize.prepare import opened_workspace, planned, prepared, read_calibration
+    from .quantize.stages import stage
     from .save.folder import lay_out
     from .save.manifest import described_options
     from .save.to_mlx import Result, save_folder
@@ -175,6 +181,7 @@ def _quantize_calibrated(
                 return Result(ready.plan, layout, size, notes, spent=ready.spent)
             ready = prepared(source, request, calibration, work, how.progress)
             source = ready.source or source
+            stage(how.progress, "writing", bytes_=True)
             result = save_folder(
                 ready.plan,
                 source,

@@ -49,7 +49,8 @@ from .rows import float32_rows
 from .schedule import Schedule
 from .search import search
 from .sensitivity import Calibration as Correction
-from .spending import Spending
+from .spending import Spending, rounded
+from .stages import stage
 from .statistics import Statistics
 from .workspace import Workspace
 
@@ -73,6 +74,9 @@ PLAN_FILE = "mlxquant-plan.yaml"
 
 #: plans that are tried for a divergence, and how far below it one may stay
 _ROUNDS, _CLOSE = 4, 0.85
+
+#: characters of a text for each token that is needed, more than a token has
+_CHARACTERS = 16
 
 #: the name of the text that comes with mlxquant
 BUNDLED = "bundled"
@@ -112,6 +116,7 @@ class Prepared:
         notes: what a user should know, a line each.
         spent: where the bits of a budget went, by role.
         predicted: divergence that a budget's plan was made for, nats a token.
+        smallest: whether no choice of formats takes fewer bytes.
         measured: divergence of the encoded model on the calibration text, where it is known.
     """
 
@@ -122,6 +127,7 @@ class Prepared:
     notes: tuple[str, ...] = ()
     spent: tuple[Spending, ...] = ()
     predicted: float | None = None
+    smallest: bool = False
     measured: float | None = None
 
 
@@ -141,9 +147,26 @@ def read_calibration(source: SourceModel, request: Request) -> Calibration:
     checkpoint, name = source.checkpoint, request.calibrate
     text = read_text(CALIBRATION_TEXT if name == BUNDLED else name)
     length = min(WINDOW, context_length(checkpoint.config) or WINDOW)
-    tokens = tokenize(load_tokenizer(checkpoint), text.content)
-    windows = cut(tokens, length, most=request.calibrate_windows)
-    return Calibration(windows.tokens, text)
+    need = length * request.calibrate_windows
+    tokens = _first_tokens(load_tokenizer(checkpoint), text.content, need)
+    if len(tokens) < length:
+        raise RequestError(
+            f"{text.name} has {len(tokens)} tokens, and calibration needs {length} for one window; "
+            f"give a longer text: for {request.calibrate_windows} windows it takes some "
+            f"{max(1, 4 * need // 1000)} kB"
+        )
+    return Calibration(cut(tokens, length, most=request.calibrate_windows).tokens, text)
+
+
+def _first_tokens(tokenizer: Any, content: str, need: int) -> Tokens:
+    """At least so many tokens of a text, or all of them: of a large text no more is split."""
+    size = _CHARACTERS * need
+    while True:
+        tokens = tokenize(tokenizer, content[:size])
+        # the last ones may be others where the text goes on
+        if size >= len(content) or len(tokens) > 1.1 * need:
+            return tokens
+        size *= 2
 
 
 def opened_workspace(
@@ -214,11 +237,18 @@ def planned(
     """
     if not request.has_target:
         return Prepared(make_plan(source, request))
+    stage(progress, "trying formats")
     found = share_out(
         source, request, calibration.tokens, work, Encoder(request.how), progress, limit=limit
     )
     file = {PLAN_FILE: found.file.text().encode()}
-    return Prepared(found.plan, files=file, spent=found.spent, predicted=found.predicted)
+    return Prepared(
+        _with_choice(found.plan, "budget", dict(found.file.made)),
+        files=file,
+        spent=found.spent,
+        predicted=found.predicted,
+        smallest=found.smallest,
+    )
 
 
 def folded(
@@ -241,7 +271,9 @@ def folded(
         fmt = formats.get(path)
         return rows if fmt is None else real_values(fmt, search(fmt, rows, importance))
 
+    stage(progress, "measuring inputs")
     statistics = collect(source, calibration.tokens, work, progress)
+    stage(progress, "folding scales")
     request = ready.plan.request
     found = awq(source, statistics, stored, dtype=request.dtype, progress=progress)
     gains = [folding.gain for folding in found.foldings]
@@ -251,7 +283,23 @@ def folded(
             f"scales were folded into the inputs of {len(gains)} groups of weights, which takes "
             f"{1 - np.mean(gains):.0%} off the errors of their outputs"
         )
-    return replace(ready, source=found.source, notes=(*ready.notes, note))
+    chosen = [
+        {
+            "kind": each.group.kind,
+            "from": each.group.maker,
+            "into": list(each.group.readers),
+            "exponent": [rounded(float(a)) for a in np.atleast_1d(each.alpha)],
+            "error": rounded(float(each.gain)),
+        }
+        for each in found.foldings
+    ]
+    plan = _with_choice(ready.plan, "awq", chosen)
+    return replace(ready, plan=plan, source=found.source, notes=(*ready.notes, note))
+
+
+def _with_choice(plan: Plan, method: str, chosen: Any) -> Plan:
+    """The plan with what a method chose, for the manifest."""
+    return replace(plan, choices={**plan.choices, method: chosen})
 
 
 def calibrated(
@@ -278,7 +326,9 @@ def calibrated(
     tables = [p for p, m in source.modules.items() if m.kind == "Embedding" and p in targets]
     known: dict[str, Statistics] = {}
     if tables:
+        stage(progress, "measuring the head's input")
         known = head_statistics(source, tables, calibration.tokens, work, progress)
+    stage(progress, "quantizing")
     encoder = Encoder(request.how)
     notes = quantize_layers(
         source, targets, calibration.tokens, work, encoder, known=known, progress=progress
@@ -296,6 +346,10 @@ def calibrated(
         )
     measured = whole_divergence(source, targets, calibration.tokens, work)
     plan = replace(plan, calibration=calibration.described())
+    if left:
+        plan = _with_choice(plan, "without_text", left)
+    if measured is not None:
+        plan = _with_choice(plan, "kl_on_calibration_text", rounded(measured))
     return replace(ready, plan=plan, staged=staged, notes=(*ready.notes, *notes), measured=measured)
 
 
@@ -313,10 +367,15 @@ def distilled(
     """
     assert isinstance(ready.plan.request, Request)
     schedule = Schedule(seed=ready.plan.request.seed)
-    trained, note = distill_plan(
+    stage(progress, "training scales")
+    trained, note, facts = distill_plan(
         source, ready.plan, ready.staged, calibration.tokens, work, schedule, progress
     )
-    ready = replace(ready, notes=(*ready.notes, note))
+    plan = _with_choice(ready.plan, "distill", facts)
+    if trained is not None:  # the divergence of the whole was that of untrained scales
+        left = {k: v for k, v in plan.choices.items() if k != "kl_on_calibration_text"}
+        plan = replace(plan, choices=left)
+    ready = replace(ready, plan=plan, notes=(*ready.notes, note))
     if trained is None:
         return ready
     source, staged = trained
@@ -342,7 +401,8 @@ def within(target: float, work: Workspace, make: Callable[[float | None], Prepar
         ready = make(limit)
         if ready.measured is None or not ready.predicted:
             return ready
-        if _CLOSE * target <= ready.measured <= target or number == _ROUNDS - 1:
+        enough = ready.smallest or _CLOSE * target <= ready.measured
+        if (enough and ready.measured <= target) or number == _ROUNDS - 1:
             break
         aim = target * (1 + _CLOSE) / 2
         limit = Correction([(ready.predicted, ready.measured)]).total(aim)

@@ -14,11 +14,15 @@ import pytest
 import tiny_models
 
 from mlxquant import load, open_checkpoint, quantize
+from mlxquant.assets import CALIBRATION_TEXT
 from mlxquant.errors import ModelError, RequestError
+from mlxquant.measure.text import read_text
+from mlxquant.measure.windows import tokenize
 from mlxquant.models.mlx_lm import resolve_model
 from mlxquant.models.source_model import SourceModel
 from mlxquant.quantize import calibrate
 from mlxquant.quantize.policy import make_plan
+from mlxquant.quantize.prepare import _first_tokens
 from mlxquant.quantize.request import Request
 from mlxquant.quantize.rows import float32_rows
 from mlxquant.quantize.statistics import Statistics, blended
@@ -245,12 +249,43 @@ def test_refusals(tmp_path: Path) -> None:
         quantize(folder, tmp_path / "out", method="rtn", calibrate="bundled")
     short = tmp_path / "short.txt"
     short.write_text("Too short.")
-    with pytest.raises(RequestError, match="tokens, at least 512 are needed"):
+    with pytest.raises(RequestError, match="short.txt has . tokens.*512.*it takes some 262 kB"):
         quantize(folder, tmp_path / "out", calibrate=str(short))
+    with pytest.raises(RequestError, match="names no text"):
+        quantize(folder, tmp_path / "out", calibrate="")
     quantize(folder, tmp_path / "packed", bits=4)
     with pytest.raises(RequestError, match="needs the original weights"):
         quantize(tmp_path / "packed", tmp_path / "out", calibrate="bundled", requantize=True)
     assert {path.name for path in tmp_path.iterdir()} == {"m", "packed", "short.txt"}
+
+
+def test_no_more_of_a_large_text_is_split_than_is_needed() -> None:
+    _, tokenizer = load()
+    content = read_text(CALIBRATION_TEXT).content
+    sizes: list[int] = []
+
+    class Counting:
+        bos_token_id = None
+
+        def encode(self, text: str, **how: Any) -> Any:
+            sizes.append(len(text))
+            return tokenizer.encode(text, **how)
+
+    whole = tokenize(Counting(), content)
+    sizes.clear()
+    found = _first_tokens(Counting(), content, 2000)
+    assert len(found) > 2000 and sizes == [32_000]
+    np.testing.assert_array_equal(found[:2000], whole[:2000])
+
+    class Long(Counting):  # a token every 40 characters
+        def encode(self, text: str, **how: Any) -> Any:
+            sizes.append(len(text))
+            return [1] * (len(text) // 40)
+
+    sizes.clear()
+    assert len(_first_tokens(Long(), content, 2000)) == 128_000 // 40
+    assert sizes == [32_000, 64_000, 128_000]
+    assert len(_first_tokens(Long(), "x" * 50_000, 2000)) == 1250
 
 
 @pytest.mark.parametrize("where", ["model.layers.1.mlp.up_proj", "model.embed_tokens"])
