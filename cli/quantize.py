@@ -268,6 +268,12 @@ def default_output(model: str | None, request: Any) -> str:
     name = Path(model).resolve().name.removesuffix(".gguf") if model else "books-7m"
     if request.dequantize:
         return f"{name}-dequantized"
+    if request.target_bpw is not None:
+        return f"{name}-{request.target_bpw:g}bpw"
+    if request.target_size is not None:
+        return f"{name}-{request.target_size / 1e6:g}MB"
+    if request.target_kl is not None:
+        return f"{name}-kl{request.target_kl:g}"
     if request.recipe:
         return f"{name}-{request.recipe}"
     if request.planned:

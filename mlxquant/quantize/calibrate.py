@@ -124,16 +124,20 @@ def collect(
     begin(stream)
     for done, index in enumerate(segments, 1):
         step = f"squares-{index}"
-        if not work.has(step):
+        # a run may have been stopped between what was measured and the layer's output
+        behind = index == OUTSIDE or (stream.reached() or 0) > index
+        if not (work.has(step) and behind):
             with model.loaded(index, without=TABLES):
-                arrays: dict[str, Array] = {}
-                counts: dict[str, list[int]] = {}
-                for group in stream.groups(index, modules[index]):
-                    found = measure(stream, index, {p: modules[index][p] for p in group}, False)
-                    for path in group:
-                        counts[path] = [each.count for each in found]
-                        arrays[path] = np.stack([each.squares for each in found])
-                work.put(step, arrays, counts)
+                if not work.has(step):
+                    arrays: dict[str, Array] = {}
+                    counts: dict[str, list[int]] = {}
+                    for group in stream.groups(index, modules[index]):
+                        shared = {path: modules[index][path] for path in group}
+                        found = measure(stream, index, shared, False)
+                        for path in group:
+                            counts[path] = [each.count for each in found]
+                            arrays[path] = np.stack([each.squares for each in found])
+                    work.put(step, arrays, counts)
                 if index != OUTSIDE:
                     stream.advance(index)
         if progress is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import results_made
 import tiny_models
 from mlx.utils import tree_flatten
+from quantize.stopping import stop_everywhere
 
 from mlxquant import load, open_checkpoint, quantize
 from mlxquant.assets import CALIBRATION_TEXT
@@ -73,6 +75,26 @@ def test_probes_are_the_whole_model_with_one_weight_rounded(
         assert found[path].measured["rounded-3"] == pytest.approx(expected, rel=2e-3, abs=1e-6)
         assert 0 < found[path].errors["affine4-g64"] < found[path].errors["rounded-3"]
         model.load_weights([(target.name, weights[target.name])], strict=False)
+
+
+def test_probes_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped before any step is written or dropped, a pass goes on and finds the same."""
+    folder = tiny_models.make(tmp_path / "m", "llama", lively=True, num_hidden_layers=3)
+    source = resolve_model(open_checkpoint(folder))
+    plan = make_plan(source, Request(bits=4, tensors=(("*proj", "keep"), ("*o_proj", "4"))))
+    targets = {
+        str(i.module): Target(i.name, i.target, i.shape, partial(float32_rows, source, i))
+        for i in plan.items
+        if i.target is not None
+    }
+    menu = {path: [Affine(4, 64, "F32")] for path in targets}
+
+    def probed(work: Workspace) -> Any:
+        return probing.probe(
+            source, targets, menu, TOKENS, work, Encoder("search"), levels=(3,), windows=2
+        )
+
+    assert stop_everywhere(probed, tmp_path, monkeypatch) > 20
 
 
 def _log_probabilities(logits: mx.array) -> mx.array:

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import tiny_models
+from quantize.stopping import stop_everywhere
 
 from mlxquant import load, open_checkpoint, quantize
 from mlxquant.assets import CALIBRATION_TEXT
@@ -73,6 +74,22 @@ def test_squares_are_the_whole_model_s(family: str, tmp_path: Path, work: Worksp
         x = inputs_of(tmp_path / "m", path)
         assert found[path][0].count == len(x)
         np.testing.assert_allclose(found[path][0].squares, (x * x).sum(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["squares", "head"])
+def test_measurements_stopped_and_resumed(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(tmp_path / "m", "llama", num_hidden_layers=3)
+
+    def measured(work: Workspace) -> Any:
+        found: Any = calibrate.collect(source, TOKENS, work) if what == "squares" else {}
+        if what == "head":
+            one = calibrate.head_statistics(source, ["model.embed_tokens"], TOKENS, work)
+            found = {path: [each] for path, each in one.items()}
+        return {path: [each.squares.tolist() for each in parts] for path, parts in found.items()}
+
+    assert stop_everywhere(measured, tmp_path, monkeypatch) > 6
 
 
 def test_a_tied_head_is_measured(tmp_path: Path, work: Workspace) -> None:
