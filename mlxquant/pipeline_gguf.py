@@ -115,7 +115,7 @@ def quantize_gguf(
     from .quantize.imatrix import Imatrix, read_imatrix
     from .quantize.llama_types import TypeRequest
     from .quantize.workspace import check_workspace
-    from .save.partial import check_output
+    from .save.partial import check_apart, check_output
     from .save.stream import Options
     from .save.to_gguf import GgufResult, lay_out_gguf, save_gguf
 
@@ -137,6 +137,8 @@ def quantize_gguf(
             approximate_tokenizer=approximate_tokenizer,
         )
         named = as_gguf(checkpoint, approximate=approximate_tokenizer)
+        if not dry_run and output is not None:
+            check_apart(Path(output), checkpoint.path)
         # the rules go by whether there are data, not by what they say
         plan = type_plan(named, replace(asked, importance=True), overrides)
         if not dry_run and output is not None:
