@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from .. import formats
 from ..errors import RequestError
 from .allocate import Allocation, Choice, allocate, least_bytes
-from .calibrate import Encode, Progress, Rows, Target
+from .calibrate import Encode, Rows, Target
+from .measuring import Progress
 from .menu import Decode, budget_of, fixed_bytes, formats_for, make_menu
 from .plan_file import KEEP, PlanFile
 from .policy import Item, Plan, make_plan, overridden

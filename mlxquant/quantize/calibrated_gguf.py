@@ -25,11 +25,13 @@ from ..load.blocks import BLOCK_TYPES, floats_of
 from ..load.lazy import Node, Region, region_of_flat
 from ..models.families import family_of_config
 from ..models.source_model import SourceModel
-from .calibrate import Progress, Target, collect, head_statistics, quantize_layers, wire_step
+from .calibrate import Target, quantize_layers, wire_step
+from .encoder import Encoder
 from .gguf_plan import GgufItem, GgufPlan
 from .imatrix import Entry, Imatrix
 from .imatrix_names import by_tensors
-from .prepare import Calibration, Encoder
+from .measuring import Progress, collect, head_statistics
+from .prepare import Calibration
 from .stages import stage
 from .statistics import Statistics
 from .workspace import Workspace

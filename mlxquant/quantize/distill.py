@@ -28,7 +28,8 @@ from ..load.lazy import Node
 from ..load.operations import constant, to_mx
 from ..models.source_model import SourceModel
 from .blocks import BlockModel
-from .calibrate import Progress, Target, begin, wire_step
+from .calibrate import Target, wire_step
+from .measuring import Progress, begin
 from .outcome import kl_of
 from .rows import float32_rows
 from .schedule import Schedule

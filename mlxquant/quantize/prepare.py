@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..assets import CALIBRATION_TEXT
 from ..errors import RequestError, one_line
-from ..formats.base import Array, Format
+from ..formats.base import Array
 from ..measure.text import Text, read_text
 from ..measure.windows import WINDOW, Tokens, cut, tokenize
 from ..models.source_model import SourceModel
@@ -29,19 +29,10 @@ from ..save.source_hash import stamps_of
 from ..save.stream import Options
 from .awq import awq
 from .budget import share_out
-from .calibrate import (
-    Progress,
-    Target,
-    collect,
-    head_statistics,
-    quantize_layers,
-    real_values,
-    wire_step,
-)
+from .calibrate import Target, quantize_layers, real_values, wire_step
 from .distill import distill_plan
-from .encode import encoded
-from .gptq import encode
-from .hessian import Hessian, factorize, tied
+from .encoder import Encoder
+from .measuring import Progress, collect, head_statistics
 from .outcome import whole_divergence
 from .policy import Plan, make_plan
 from .request import Request
@@ -57,7 +48,6 @@ from .workspace import Workspace
 __all__ = [
     "BUNDLED",
     "Calibration",
-    "Encoder",
     "Prepared",
     "calibrated",
     "distilled",
@@ -421,34 +411,3 @@ def _staged(work: Workspace, target: Target, begin: int, end: int) -> tuple[Arra
     return tuple(
         work.rows(wire_step(target.name), part.suffix, begin, end) for part in target.format.parts
     )
-
-
-class Encoder:
-    """A method as `calibrate.Encode`; factorizes the moments of each input once, and takes them."""
-
-    def __init__(self, method: str) -> None:
-        self._method = method
-        self._of: Statistics | None = None
-        self._factors: Hessian | None = None
-
-    def __call__(
-        self, fmt: Format, rows: NDArray[np.float32], statistics: Statistics | None
-    ) -> tuple[Array, ...]:
-        """Rows [n, k] as the format's wire arrays."""
-        importance = statistics.importance if statistics else None
-        known = self._factorized(statistics) if self._method == "gptq" else None
-        if known is not None:
-            return encode(fmt, rows, known, importance)
-        return encoded(fmt, rows, importance)
-
-    def _factorized(self, statistics: Statistics | None) -> Hessian | None:
-        if self._of is statistics and statistics is not None:
-            return self._factors
-        self._of = self._factors = None  # before the next ones are made
-        moments: Any = statistics.take() if statistics else None
-        if statistics is None or moments is None:
-            return None
-        if statistics.looked_up:
-            moments = tied(moments)
-        self._of, self._factors = statistics, factorize(moments)
-        return self._factors

@@ -29,7 +29,8 @@ from ..formats.mlx_format import MlxFormat
 from ..models.roles import role_of
 from ..models.source_model import SourceModel
 from .blocks import OUTSIDE, BlockModel, assembled
-from .calibrate import Encode, Progress, Target, begin, measure, real_values
+from .calibrate import Encode, Target, real_values
+from .measuring import Progress, begin, measure
 from .outcome import kl_of
 from .sensitivity import Sensitivity, relative_error
 from .statistics import Statistics
@@ -77,7 +78,7 @@ def probe(
         measured; nothing measured of modules whose inputs cannot be.
 
     Raises:
-        ModelError: as `calibrate.collect`.
+        ModelError: as `measuring.collect`.
     """
     if not work.has("probes"):
         _Pass(source, targets, menu, tokens, work, encode, levels, windows).run(progress)

@@ -26,9 +26,10 @@ from mlxquant.measure.windows import cut, tokenize
 from mlxquant.models.mlx_lm import resolve_model
 from mlxquant.quantize import probing
 from mlxquant.quantize.calibrate import Target
+from mlxquant.quantize.encoder import Encoder
 from mlxquant.quantize.plan_file import read_plan
 from mlxquant.quantize.policy import make_plan
-from mlxquant.quantize.prepare import Encoder, Prepared, within
+from mlxquant.quantize.prepare import Prepared, within
 from mlxquant.quantize.request import Request
 from mlxquant.quantize.rows import float32_rows
 from mlxquant.quantize.workspace import Workspace

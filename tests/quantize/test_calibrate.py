@@ -21,7 +21,7 @@ from mlxquant.measure.text import read_text
 from mlxquant.measure.windows import tokenize
 from mlxquant.models.mlx_lm import resolve_model
 from mlxquant.models.source_model import SourceModel
-from mlxquant.quantize import calibrate
+from mlxquant.quantize import calibrate, measuring
 from mlxquant.quantize.policy import make_plan
 from mlxquant.quantize.prepare import _first_tokens
 from mlxquant.quantize.request import Request
@@ -64,7 +64,7 @@ def inputs_of(folder: Path, path: str) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
 def test_squares_are_the_whole_model_s(family: str, tmp_path: Path, work: Workspace) -> None:
     source = source_of(tmp_path / "m", family)
-    found = calibrate.collect(source, TOKENS, work)
+    found = measuring.collect(source, TOKENS, work)
     assert set(found) == {
         path
         for path, module in source.modules.items()
@@ -83,9 +83,9 @@ def test_measurements_stopped_and_resumed(
     source = source_of(tmp_path / "m", "llama", num_hidden_layers=3)
 
     def measured(work: Workspace) -> Any:
-        found: Any = calibrate.collect(source, TOKENS, work) if what == "squares" else {}
+        found: Any = measuring.collect(source, TOKENS, work) if what == "squares" else {}
         if what == "head":
-            one = calibrate.head_statistics(source, ["model.embed_tokens"], TOKENS, work)
+            one = measuring.head_statistics(source, ["model.embed_tokens"], TOKENS, work)
             found = {path: [each] for path, each in one.items()}
         return {path: [each.squares.tolist() for each in parts] for path, parts in found.items()}
 
@@ -95,7 +95,7 @@ def test_measurements_stopped_and_resumed(
 def test_a_tied_head_is_measured(tmp_path: Path, work: Workspace) -> None:
     source = source_of(tmp_path / "m", "llama")
     (path,) = (path for path, module in source.modules.items() if module.kind == "Embedding")
-    found = calibrate.head_statistics(source, [path], TOKENS, work)[path]
+    found = measuring.head_statistics(source, [path], TOKENS, work)[path]
     x = inputs_of(tmp_path / "m", path)
     assert found.moments is not None
     np.testing.assert_allclose(found.moments, x.T @ x, rtol=1e-4, atol=1e-3)
@@ -103,7 +103,7 @@ def test_a_tied_head_is_measured(tmp_path: Path, work: Workspace) -> None:
 
 def test_experts_have_what_was_routed_to_them(tmp_path: Path, work: Workspace) -> None:
     source = source_of(tmp_path / "m", "mixtral")
-    found = calibrate.collect(source, TOKENS, work)
+    found = measuring.collect(source, TOKENS, work)
     path = "model.layers.1.block_sparse_moe.switch_mlp.up_proj"
     gate = inputs_of(tmp_path / "m", "model.layers.1.block_sparse_moe.gate")
     whole, _ = load(tmp_path / "m", dtype="float32")
