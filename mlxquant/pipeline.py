@@ -175,11 +175,11 @@ def _quantize_calibrated(
     from .save.to_mlx import Result, save_folder
 
     if output is not None and not how.resume:
-        size = request.target_size
+        size = min(request.target_size or 0, source.checkpoint.nbytes)
         if not request.has_target:
             size = lay_out(make_plan(source, request), source).nbytes
         what = "the output, and its weights that wait until it is complete, take"
-        check_space(Path(output), 2 * (size or 0), what)
+        check_space(Path(output), 2 * size, what)
     calibration = read_calibration(source, request)
     asked = described_options(request)
     with TemporaryDirectory(prefix="mlxquant-") as temporary:
