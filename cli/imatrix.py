@@ -16,12 +16,15 @@ __all__ = ["command"]
 @click.option(
     "--calibrate",
     default="bundled",
+    is_flag=False,
+    flag_value="bundled",
     show_default=True,
-    metavar="TEXT",
+    metavar="[TEXT]",
     help="The text: a file, or `bundled` for English prose.",
 )
 @click.option(
     "--windows",
+    "--calibrate-windows",
     type=click.IntRange(1),
     default=128,
     show_default=True,

@@ -37,13 +37,12 @@ def show_plan(plan: Plan) -> None:
 
 def show_result(result: Result) -> None:
     """Sizes before and after, what could not be done as asked, and where the output is."""
-    parameters = max(1, result.layout.parameters)
     before, after = result.source_bytes, result.output_bytes
     table(
         [("", "left"), ("before", "right"), ("after", "right")],
         [
             ("weights", bytes_text(before), bytes_text(after)),
-            ("bits per weight", f"{8 * before / parameters:.3f}", f"{result.bpw:.3f}"),
+            ("bits per weight", f"{result.source_bpw:.3f}", f"{result.bpw:.3f}"),
         ],
     )
     if result.measured is not None:

@@ -21,18 +21,25 @@ def say_what_is_kept(output: str) -> None:
 
 
 class ByteProgress:
-    """Called with (bytes done, bytes in all, name of what is worked on).
+    """Called with (bytes done, bytes in all, name of what is worked on); of work in several parts
+    also told what each is, and whether it counts bytes or steps (`quantize.stages`).
 
     rich is imported with the first call, and only if there is a terminal to draw on.
     """
 
     def __init__(self, what: str) -> None:
         self._what = what
+        self._bytes = True
         self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> ByteProgress:
         return self
+
+    def stage(self, what: str, *, bytes_: bool) -> None:
+        """Another part begins."""
+        self._stop()
+        self._what, self._bytes = what, bytes_
 
     def __call__(self, done: int, total: int, name: str) -> None:
         """Show how far the work is."""
@@ -48,16 +55,19 @@ class ByteProgress:
             BarColumn,
             DownloadColumn,
             Progress,
+            TaskProgressColumn,
             TextColumn,
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
 
+        counted = (
+            [DownloadColumn(), TransferSpeedColumn()] if self._bytes else [TaskProgressColumn()]
+        )
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
+            *counted,
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
@@ -66,12 +76,15 @@ class ByteProgress:
         bar.start()
         return bar
 
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._stop()

@@ -98,8 +98,11 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 )
 @click.option(
     "--calibrate",
-    metavar="TEXT",
-    help="A text to measure activations on: a file, or `bundled` for English prose.",
+    is_flag=False,
+    flag_value="bundled",
+    metavar="[TEXT]",
+    help="A text to measure activations on: a file, or `bundled` for English prose, which is taken "
+    "where none is named.",
 )
 @click.option(
     "--calibrate-windows",
@@ -130,6 +133,18 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     "--prefer",
     type=click.Choice(("speed",)),
     help="With a target: spare the bytes that a token reads before those that are only stored.",
+)
+@click.option(
+    "--chip",
+    metavar="NAME",
+    help="With --prefer speed and --results: the chip that the model is for, M2 or 'M3 Max'; this "
+    "Mac's if left out.",
+)
+@click.option(
+    "--results",
+    metavar="DIR",
+    help="With --prefer speed: a folder (or file) of what `mlxquant bench` measured; formats count "
+    "by how fast the chip reads them.",
 )
 @click.option(
     "--rotate",
@@ -198,7 +213,7 @@ def command(
     if model and model_option:
         raise click.UsageError("MODEL is given twice")
     model = model or model_option
-    run = {
+    run: dict[str, Any] = {
         "dry_run": dry_run,
         "force": force,
         "resume": resume,
@@ -253,6 +268,12 @@ def default_output(model: str | None, request: Any) -> str:
     name = Path(model).resolve().name.removesuffix(".gguf") if model else "books-7m"
     if request.dequantize:
         return f"{name}-dequantized"
+    if request.target_bpw is not None:
+        return f"{name}-{request.target_bpw:g}bpw"
+    if request.target_size is not None:
+        return f"{name}-{request.target_size / 1e6:g}MB"
+    if request.target_kl is not None:
+        return f"{name}-kl{request.target_kl:g}"
     if request.recipe:
         return f"{name}-{request.recipe}"
     if request.planned:

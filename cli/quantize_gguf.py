@@ -92,6 +92,8 @@ _MLX_ONLY = {
     "target_size": None,
     "target_kl": None,
     "prefer": None,
+    "chip": None,
+    "results": None,
     "rotate": None,
     "awq": False,
     "distill": False,

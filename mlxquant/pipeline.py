@@ -115,6 +115,7 @@ def quantize(
     from .quantize.request import Request
     from .quantize.workspace import check_workspace
     from .save.folder import lay_out
+    from .save.partial import check_apart
     from .save.stream import Options
     from .save.to_mlx import Result, check_output, save_folder
 
@@ -130,6 +131,8 @@ def quantize(
         trust_remote_code=trust_remote_code,
         approximate_tokenizer=approximate_tokenizer,
     )
+    if not dry_run and output is not None:
+        check_apart(Path(output), checkpoint.path)
     # mlx-lm takes a second to import: whatever can be refused was refused before
     from .models.mlx_lm import resolve_model
 
@@ -141,28 +144,42 @@ def quantize(
         from .quantize.forecast import forecast
 
         announce(forecast(source, request, threads))
+    parameters = None
     if request.rotate:
         from .quantize.rotate import rotate
 
+        parameters = sum(node.size for node in source.parameters.values())
         source = rotate(source, seed=request.seed, residual=request.rotate == "full")
     only_plan = dry_run or output is None
     if not request.calibrate or (only_plan and not request.has_target):
         plan = make_plan(source, request)
         if only_plan or output is None:
-            return Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
-        return save_folder(plan, source, output, how)
-    return _quantize_calibrated(source, request, None if only_plan else output, how)
+            result = Result(plan, lay_out(plan, source), checkpoint.nbytes, checkpoint.notes)
+        else:
+            result = save_folder(plan, source, output, how)
+    else:
+        result = _quantize_calibrated(source, request, None if only_plan else output, how)
+    return replace(result, source_parameters=parameters)
 
 
 def _quantize_calibrated(
     source: SourceModel, request: Request, output: str | PathLike[str] | None, how: Options
 ) -> Result:
     """`quantize` with a text; without an output as far as the plan."""
+    from .quantize.policy import make_plan
     from .quantize.prepare import opened_workspace, planned, prepared, read_calibration
+    from .quantize.stages import stage
     from .save.folder import lay_out
     from .save.manifest import described_options
+    from .save.partial import check_space
     from .save.to_mlx import Result, save_folder
 
+    if output is not None and not how.resume:
+        size = min(request.target_size or 0, source.checkpoint.nbytes)
+        if not request.has_target:
+            size = lay_out(make_plan(source, request), source).nbytes
+        what = "the output, and its weights that wait until it is complete, take"
+        check_space(Path(output), 2 * size, what)
     calibration = read_calibration(source, request)
     asked = described_options(request)
     with TemporaryDirectory(prefix="mlxquant-") as temporary:
@@ -175,6 +192,7 @@ def _quantize_calibrated(
                 return Result(ready.plan, layout, size, notes, spent=ready.spent)
             ready = prepared(source, request, calibration, work, how.progress)
             source = ready.source or source
+            stage(how.progress, "writing", bytes_=True)
             result = save_folder(
                 ready.plan,
                 source,

@@ -115,7 +115,7 @@ def quantize_gguf(
     from .quantize.imatrix import Imatrix, read_imatrix
     from .quantize.llama_types import TypeRequest
     from .quantize.workspace import check_workspace
-    from .save.partial import check_output
+    from .save.partial import check_apart, check_output
     from .save.stream import Options
     from .save.to_gguf import GgufResult, lay_out_gguf, save_gguf
 
@@ -137,6 +137,8 @@ def quantize_gguf(
             approximate_tokenizer=approximate_tokenizer,
         )
         named = as_gguf(checkpoint, approximate=approximate_tokenizer)
+        if not dry_run and output is not None:
+            check_apart(Path(output), checkpoint.path)
         # the rules go by whether there are data, not by what they say
         plan = type_plan(named, replace(asked, importance=True), overrides)
         if not dry_run and output is not None:
@@ -158,10 +160,15 @@ def _text_for_gguf(
     """What is asked of a text for a GGUF file; None where none is given."""
     from .quantize.request import Request
 
+    if method == "rtn":
+        raise RequestError(
+            "--method rtn is for MLX's formats; blocks of GGUF files are made as llama-quantize "
+            "makes them where no --method is given: leave it out"
+        )
     if calibrate is None:
-        if method is not None:
+        if method == "gptq":
             raise RequestError(
-                f"--method {method} for a GGUF file needs a text: --calibrate FILE, or "
+                "--method gptq for a GGUF file needs a text: --calibrate FILE, or "
                 "--calibrate bundled for English"
             )
         return None
@@ -189,6 +196,7 @@ def _quantize_gguf_calibrated(
     from .models.mlx_lm import resolve_model
     from .quantize.calibrated_gguf import measured_importance, with_feedback
     from .quantize.prepare import opened_workspace, read_calibration
+    from .quantize.stages import stage
     from .save.to_gguf import save_gguf
 
     source = resolve_model(checkpoint)
@@ -202,6 +210,7 @@ def _quantize_gguf_calibrated(
         plan = replace(plan, described={**plan.described, **described})
         if text.how == "gptq":
             plan = with_feedback(plan, source, calibration, work, progress)
+        stage(progress, "writing", bytes_=True)
         result = save_gguf(plan, output, options, **parts)
         work.remove()
     return result

@@ -28,7 +28,15 @@ from .chips import Chip, find_chip, named_chip
 from .machine import parse_sysctl
 from .probing import said_by
 
-__all__ = ["CLASSES", "Target", "find_target", "gpu_share", "parse_size", "phone_share"]
+__all__ = [
+    "CLASSES",
+    "Target",
+    "find_target",
+    "gpu_share",
+    "parse_size",
+    "phone_share",
+    "this_chip",
+]
 
 _GB = 1 << 30
 _MB = 1 << 20
@@ -139,6 +147,12 @@ _SYSCTLS = (
     "hw.physicalcpu",
     "iogpu.wired_limit_mb",
 )
+
+
+def this_chip() -> str | None:
+    """This Mac's chip, its id in chips.json; None elsewhere, and for one that is not in there."""
+    chip = find_chip(_asked().get("machdep.cpu.brand_string", ""))
+    return None if chip is None else chip.id
 
 
 def _asked() -> dict[str, str]:

@@ -49,7 +49,7 @@ def read_text(path: str | os.PathLike[str] | None = None) -> Text:
         path: a file of UTF-8 text; None for the text that comes with mlxquant.
 
     Raises:
-        FileFormatError: no such file, empty, larger than TEXT_LIMIT, or not UTF-8.
+        FileFormatError: no such file, empty, larger than TEXT_LIMIT, or no text in UTF-8.
     """
     file = Path(BUNDLED_TEXT if path is None else path)
     with open_regular(file) as (_, size):
@@ -66,8 +66,12 @@ def read_text(path: str | os.PathLike[str] | None = None) -> Text:
         content = data.decode()
     except UnicodeDecodeError as problem:
         what = sniff(data[:PREFIX])
-        reason = f"this is {what}" if what else f"not UTF-8: {problem.reason}"
+        reason = f"not UTF-8: {problem.reason}; give plain text (iconv -t utf-8 makes it of others)"
+        reason = f"this is {what}" if what else reason
         raise FileFormatError(file, "text", reason, problem.start) from problem
+    if (at := data.find(0)) >= 0:
+        reason = "a zero byte, which no text has: give plain text (iconv makes it of UTF-16)"
+        raise FileFormatError(file, "text", reason, at)
     return Text(file.name, content, hashlib.sha256(data).hexdigest())
 
 

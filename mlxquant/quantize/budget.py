@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from .. import formats
 from ..errors import RequestError
 from .allocate import Allocation, Choice, allocate, least_bytes
-from .calibrate import Encode, Progress, Rows, Target
+from .calibrate import Encode, Rows, Target
+from .measuring import Progress
 from .menu import Decode, budget_of, fixed_bytes, formats_for, make_menu
 from .plan_file import KEEP, PlanFile
 from .policy import Item, Plan, make_plan, overridden
@@ -47,12 +48,14 @@ class Budgeted:
         plan: every tensor with its format.
         file: the same for people.
         predicted: divergence of the whole model, nats a token.
+        smallest: whether no choice of formats takes fewer bytes.
         spent: where the bits went, by role.
     """
 
     plan: Plan
     file: PlanFile
     predicted: float
+    smallest: bool
     spent: tuple[Spending, ...]
 
 
@@ -97,10 +100,16 @@ def share_out(
         ]
         for path, item in weights.items()
     }
+    _check_reach(request, kept, possible)
     found = probe(source, targets, menus, tokens, work, encode, progress=progress)
     costs = predict_all(found)
-    menu = make_menu(kept, possible, costs, Decode.of(source))
+    menu = make_menu(kept, possible, costs, Decode.of(source, request.slowness))
     allocation = _allocated(request, kept, menu, limit)
+    if all(choice.format == KEEP for choice in allocation.choices.values()):
+        raise RequestError(
+            f"{_asked(request)}: every tensor would stay as it is, so that nothing is quantized; "
+            f"ask for more than {_least_cost(menu):.2g} nats a token"
+        )
     sizes = {str(path): item.size for path, item in weights.items()}
     nbytes = allocation.nbytes + fixed_bytes(kept, menu)
     size = sum(item.size for item in kept.items)
@@ -119,12 +128,22 @@ def share_out(
     )
     plan = make_plan(
         source,
-        replace(request, plan=file, target_bpw=None, target_size=None, target_kl=None, prefer=None),
+        replace(
+            request,
+            plan=file,
+            target_bpw=None,
+            target_size=None,
+            target_kl=None,
+            prefer=None,
+            chip=None,
+            results=None,
+        ),
     )
     return Budgeted(
         replace(plan, request=request),
         file,
         allocation.cost,
+        allocation.nbytes == sum(min(c.nbytes for c in each) for each in menu.values()),
         tuple(spending(allocation, menu, sizes)),
     )
 
@@ -144,17 +163,59 @@ def _allocated(
     speed = _SPEED if request.prefer == "speed" else 0.0
     if request.target_kl is not None:
         return least_bytes(menu, limit or request.target_kl, speed=speed)
-    fixed = fixed_bytes(kept, menu)
+    return allocate(menu, _budget(request, kept) - fixed_bytes(kept, menu), speed=speed)
+
+
+def _budget(request: Request, kept: Plan) -> int:
+    """Bytes of the whole model, of a request that limits those."""
     if request.target_size is not None:
-        budget = request.target_size
-    else:
-        assert request.target_bpw is not None
-        budget = budget_of(kept, request.target_bpw)
-    if budget <= fixed:
+        return request.target_size
+    assert request.target_bpw is not None
+    return budget_of(kept, request.target_bpw)
+
+
+def _check_reach(request: Request, kept: Plan, possible: dict[str, tuple[str, ...]]) -> None:
+    """Say before hours of probing what no choice of formats can come to.
+
+    Raises:
+        RequestError: the smallest formats take more bytes, or the model as it is no more; or there
+            is nothing to choose.
+    """
+    if not possible:
         raise RequestError(
-            f"{budget:,} bytes are asked for, but what cannot be quantized takes {fixed:,} alone"
+            "a target chooses formats, but no weight of this model can take one of MLX's; leave it "
+            "out"
         )
-    return allocate(menu, budget - fixed, speed=speed)
+    if request.target_kl is not None:
+        return
+    free = {path: dict.fromkeys(names, 0.0) for path, names in possible.items()}
+    menu = make_menu(kept, possible, free)
+    fixed, budget = fixed_bytes(kept, menu), _budget(request, kept)
+    least = fixed + sum(min(choice.nbytes for choice in each) for each in menu.values())
+    most = fixed + sum(max(choice.nbytes for choice in each) for each in menu.values())
+    if budget < least:
+        settled = " (with what --tensor settles)" if request.tensors else ""
+        raise RequestError(
+            f"{_asked(request)} cannot be reached: the smallest formats{settled} take "
+            f"{_size_of(kept, least)}, of which what cannot be quantized takes {fixed:,}; ask "
+            "for that much or more"
+        )
+    if budget >= most and any(KEEP in names for names in possible.values()):
+        raise RequestError(
+            f"{_asked(request)} is no less than the model as it is, {_size_of(kept, most)}, so "
+            "that nothing is quantized; ask for less, or use the model itself"
+        )
+
+
+def _size_of(kept: Plan, nbytes: int) -> str:
+    weights = sum(item.size for item in kept.items)
+    return f"{nbytes:,} bytes ({8 * nbytes / weights:.3f} bits per weight)"
+
+
+def _least_cost(menu: dict[str, list[Choice]]) -> float:
+    """What quantizing the tensor that bears it best costs."""
+    costs = [one.cost for each in menu.values() for one in each if one.format != KEEP]
+    return min(costs, default=0.0)
 
 
 def _asked(request: Request) -> str:

@@ -1,8 +1,9 @@
 """Calibration: what a model does with a text, and weights quantized by it, layer by layer.
 
-    collect           mean squares of every module's input, in the model as it is
     quantize_layers   every weight encoded with the moments of its input, behind predecessors that
                       are quantized already
+
+What is measured of inputs, here and in the model as it is: measuring.py.
 
 One layer is in memory at a time, with the moments of one input; hidden states, statistics and wire
 bytes are steps of a workspace, so that a stopped run goes on where it was.
@@ -14,7 +15,7 @@ again for the next ones: what a module is fitted to is what it will be given.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,25 +23,20 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError
 from ..formats.base import STORAGE, Array, Format
 from ..formats.floats import to_float32
 from ..models.roles import role_of
 from ..models.source_model import SourceModel
 from .blocks import OUTSIDE, TABLES, BlockModel, assembled
+from .measuring import Progress, measure
 from .statistics import Statistics, blended
 from .streams import Stream, Tokens
-from .taps import Moments
 from .workspace import Workspace
 
 __all__ = [
     "Encode",
     "Target",
     "array_of",
-    "begin",
-    "collect",
-    "head_statistics",
-    "measure",
     "quantize_layers",
     "real_values",
     "value_rows",
@@ -53,8 +49,6 @@ Encode = Callable[[Format, NDArray[np.float32], Statistics | None], tuple[Array,
 
 #: rows [begin, end) of a weight, float32 [end - begin, k]
 Rows = Callable[[int, int], NDArray[np.float32]]
-
-Progress = Callable[[int, int, str], None]
 
 #: bytes of experts' moments in memory at a time
 _MOMENTS = 512 << 20
@@ -104,130 +98,6 @@ def wire_step(name: str) -> str:
     return f"wire.{name}"
 
 
-def collect(
-    source: SourceModel, tokens: Tokens, work: Workspace, progress: Progress | None = None
-) -> dict[str, list[Statistics]]:
-    """The mean squares of every module's input, in the model as it is.
-
-    Args:
-        tokens: int32 [windows, length].
-
-    Returns: by the module's path one, or one for each expert.
-
-    Raises:
-        ModelError: layers that cannot be run one by one; NaN or infinity, with the layer's name.
-    """
-    model = BlockModel(source)
-    stream = Stream(model, tokens, work, "inputs")
-    modules = stream.modules
-    segments = [*range(model.count), OUTSIDE]
-    begin(stream)
-    for done, index in enumerate(segments, 1):
-        step = f"squares-{index}"
-        if not work.has(step):
-            with model.loaded(index, without=TABLES):
-                arrays: dict[str, Array] = {}
-                counts: dict[str, list[int]] = {}
-                for group in stream.groups(index, modules[index]):
-                    found = measure(stream, index, {p: modules[index][p] for p in group}, False)
-                    for path in group:
-                        counts[path] = [each.count for each in found]
-                        arrays[path] = np.stack([each.squares for each in found])
-                work.put(step, arrays, counts)
-                if index != OUTSIDE:
-                    stream.advance(index)
-        if progress is not None:
-            progress(done, len(segments), "the head" if index == OUTSIDE else model.paths[index])
-    measured: dict[str, list[Statistics]] = {}
-    for index in segments:
-        arrays = work.arrays(f"squares-{index}")
-        for path, seen in work.facts(f"squares-{index}").items():
-            measured[path] = [Statistics(n, arrays[path][i]) for i, n in enumerate(seen)]
-    return measured
-
-
-def head_statistics(
-    source: SourceModel,
-    paths: Iterable[str],
-    tokens: Tokens,
-    work: Workspace,
-    progress: Progress | None = None,
-) -> dict[str, Statistics]:
-    """Second moments of the inputs of heads that are outside of the layers, in the model as it is.
-
-    Args:
-        paths: of modules; those that are no head are left out of what is returned.
-
-    Raises:
-        ModelError: as `collect`.
-    """
-    model = BlockModel(source)
-    stream = Stream(model, tokens, work, "float")
-    modules = {path: stream.modules[OUTSIDE][path] for path in paths}
-    if not work.has("heads"):
-        begin(stream)
-        for index in range(stream.reached() or 0, model.count):
-            with model.loaded(index):
-                stream.advance(index)
-            if progress is not None:
-                progress(index + 1, model.count, model.paths[index])
-        arrays: dict[str, Array] = {}
-        counts: dict[str, int] = {}
-        with model.loaded(OUTSIDE, without=TABLES):  # inputs are seen before a head multiplies
-            for group in stream.groups(OUTSIDE, modules):
-                (found,) = measure(stream, OUTSIDE, {p: modules[p] for p in group}, True)
-                for path in group:
-                    assert found.moments is not None
-                    counts[path], arrays[path] = found.count, found.moments
-        work.put("heads", arrays, counts)
-    arrays = work.arrays("heads")
-    return {
-        path: Statistics(
-            count,
-            np.diagonal(arrays[path]).astype(np.float64),
-            arrays[path],
-            looked_up=hasattr(modules[path], "as_linear"),
-        )
-        for path, count in work.facts("heads").items()
-    }
-
-
-def begin(stream: Stream) -> None:
-    """Bring a stream to its first layer, if it is nowhere yet."""
-    if stream.reached() is None:
-        with stream.model.loaded(OUTSIDE, without=("head",)):
-            stream.embed()
-
-
-def measure(
-    stream: Stream,
-    index: int,
-    modules: Mapping[str, Any],
-    full: bool,
-    experts: range | None = None,
-) -> list[Statistics]:
-    """Statistics of one input, which these modules share: one, or one for each of the experts.
-
-    The layer (or OUTSIDE) must be loaded.
-
-    Args:
-        full: keep Σ x·xᵀ; experts: which to measure, None for all.
-    """
-    path, module = next(iter(modules.items()))
-    count = getattr(module, "num_experts", None)
-    if count is not None and experts is None:
-        experts = range(count)
-    sums = Moments(full=full, experts=experts)
-    stream.watch(index, modules, sums.add)
-    found = [sums.of_experts()[e] for e in experts] if experts else [sums.statistics()]
-    if not all(each.is_finite for each in found):
-        raise ModelError(
-            f"{stream.model.origin}: NaN or infinity in the input of {path} on the calibration "
-            "text; `mlxquant inspect --verify` looks for such weights"
-        )
-    return found
-
-
 def quantize_layers(
     source: SourceModel,
     targets: Mapping[str, Target],
@@ -251,7 +121,7 @@ def quantize_layers(
     Returns: what a user should know, a line each.
 
     Raises:
-        ModelError: as `collect`.
+        ModelError: as `measuring.collect`.
     """
     model = BlockModel(source)
     stream = Stream(model, tokens, work, "quantized")
@@ -280,6 +150,7 @@ def quantize_layers(
         here = {p: targets[p] for p in modules[index] if p in targets}
         if work.has(stream.at(index + 1)) or (stream.reached() or 0) > index:
             for target in here.values():
+                notes += _noted(target, work)
                 finished(target)
             continue
         with model.loaded(index):
@@ -309,7 +180,9 @@ def _quantize_segment(
         members = [targets[path] for path in group if path in targets]
         if not members:
             continue
-        if not all(work.has(wire_step(target.name)) for target in members):
+        if all(work.has(wire_step(target.name)) for target in members):
+            notes += _noted(members[0], work)
+        else:
             shared = {path: modules[path] for path in group}
             if len(members[0].shape) == 3:
                 notes += _encode_experts(stream, index, shared, members, work, encode)
@@ -380,19 +253,33 @@ def _encode_experts(
                 filled = blended(own, everyone, FEW_TOKENS)
                 for target, write in zip(members, writers, strict=True):
                     _encode_rows(target, expert * rows, rows, filled, encode, write)
+        notes = []
+        if few:
+            notes = [
+                f"{members[0].path}: {len(few)} of {count} experts saw fewer than {FEW_TOKENS} "
+                f"tokens of the calibration text (the least {min(few)}); the average input stood "
+                "in for the rest; a longer text would serve them better"
+            ]
+            work.put(_notes_step(members[0]), {}, notes)
     except BaseException as problem:
         for step in steps:
             step.__exit__(type(problem), problem, problem.__traceback__)
         raise
     for step in steps:
         step.__exit__(None, None, None)
-    if not few:
-        return []
-    return [
-        f"{members[0].path}: {len(few)} of {count} experts saw fewer than {FEW_TOKENS} tokens of "
-        f"the calibration text (the least {min(few)}); the average input stood in for the rest; a "
-        "longer text would serve them better"
-    ]
+    return notes
+
+
+def _notes_step(target: Target) -> str:
+    """What a user should know of a weight that is encoded; there before the weight is."""
+    return f"{wire_step(target.name)}.notes"
+
+
+def _noted(target: Target, work: Workspace) -> list[str]:
+    """What was said of a weight that is encoded already."""
+    step = _notes_step(target)
+    notes: list[str] = work.facts(step) if work.has(step) else []
+    return notes
 
 
 def _specs(target: Target) -> dict[str, tuple[Any, tuple[int, ...]]]:

@@ -25,11 +25,14 @@ from ..load.blocks import BLOCK_TYPES, floats_of
 from ..load.lazy import Node, Region, region_of_flat
 from ..models.families import family_of_config
 from ..models.source_model import SourceModel
-from .calibrate import Progress, Target, collect, head_statistics, quantize_layers, wire_step
+from .calibrate import Target, quantize_layers, wire_step
+from .encoder import Encoder
 from .gguf_plan import GgufItem, GgufPlan
 from .imatrix import Entry, Imatrix
 from .imatrix_names import by_tensors
-from .prepare import Calibration, Encoder
+from .measuring import Progress, collect, head_statistics
+from .prepare import Calibration
+from .stages import stage
 from .statistics import Statistics
 from .workspace import Workspace
 
@@ -51,6 +54,7 @@ def measured_importance(
     Raises:
         ModelError: as `collect` and `by_tensors`.
     """
+    stage(progress, "measuring inputs")
     found = collect(source, calibration.tokens, work, progress)
     entries = {path: _entry(each) for path, each in found.items()}
     windows, length = calibration.tokens.shape
@@ -89,7 +93,9 @@ def with_feedback(
     tables = [p for p, m in source.modules.items() if m.kind == "Embedding" and p in targets]
     known: dict[str, Statistics] = {}
     if tables:
+        stage(progress, "measuring the head's input")
         known = head_statistics(source, tables, calibration.tokens, work, progress)
+    stage(progress, "quantizing")
     notes = quantize_layers(
         source,
         targets,

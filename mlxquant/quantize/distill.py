@@ -28,10 +28,12 @@ from ..load.lazy import Node
 from ..load.operations import constant, to_mx
 from ..models.source_model import SourceModel
 from .blocks import BlockModel
-from .calibrate import Progress, Target, begin, wire_step
+from .calibrate import Target, wire_step
+from .measuring import Progress, begin
 from .outcome import kl_of
 from .rows import float32_rows
 from .schedule import Schedule
+from .spending import rounded
 from .streams import Stream, Tokens
 from .student import Student, Trained, is_norm
 from .transform import replaced
@@ -131,14 +133,15 @@ def distill_plan(
     work: Workspace,
     schedule: Schedule,
     progress: Progress | None = None,
-) -> tuple[tuple[SourceModel, dict[str, Staged]] | None, str]:
+) -> tuple[tuple[SourceModel, dict[str, Staged]] | None, str, dict[str, float]]:
     """`distill` for the weights of a plan that are encoded already.
 
     Args:
         staged: by the item's name, as `calibrated` made them in `work`.
 
     Returns: the model with other norms, and what takes the place of `staged` where scales were
-        trained, or None where nothing was gained; a line for the user.
+        trained, or None where nothing was gained; a line for the user; and for the manifest after
+        how many steps it was best, of how many windows held out, with what divergence on them.
     """
     modules = dict(source.model.named_modules())
     targets = [
@@ -153,14 +156,23 @@ def distill_plan(
     }
     found = distill(source, targets, norms, tokens, work, schedule, progress)
     if found is None:
-        return None, (
-            f"scales were not trained: {len(tokens)} windows of text are too few, "
-            f"{FEWEST_WINDOWS} are needed"
+        return (
+            None,
+            (
+                f"scales were not trained: {len(tokens)} windows of text are too few, "
+                f"{FEWEST_WINDOWS} are needed"
+            ),
+            {"steps": 0},
         )
+    facts = {
+        "steps": found.steps,
+        "windows_held_out": len(held_out(len(tokens))),
+        "kl_before": rounded(found.before),
+        "kl_after": rounded(found.after),
+    }
     if not found.steps:
-        return None, (
-            "scales stay as they were: training gained nothing on the windows that were held out"
-        )
+        note = "scales stay as they were: training gained nothing on the windows that were held out"
+        return None, note, facts
 
     def trained(name: str, begin: int, end: int) -> tuple[Array, ...]:
         codes = work.rows(wire_step(name), "weight", begin, end)
@@ -173,7 +185,7 @@ def distill_plan(
         f"diverge by {found.after:.4g} nats a token instead of {found.before:.4g}"
     )
     changed: dict[str, Staged] = {name: partial(trained, name) for name in found.scales}
-    return (replaced(source, nodes, ()), changed), note
+    return (replaced(source, nodes, ()), changed), note, facts
 
 
 def _node(before: Node, values: Array) -> Node:

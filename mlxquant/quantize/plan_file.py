@@ -139,11 +139,12 @@ class PlanFile:
         missing = [name for name in modules if name not in self.tensors]
         if missing and self.default is None:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            made_for = f" (the plan was made for {quote(self.model)})" if self.model else ""
             raise FileFormatError(
                 self.file,
                 "tensors",
-                f"nothing about {quote(missing[0])}{more}; add a line for each, or one like "
-                "`default: affine4-g64` or `default: keep` beside schema",
+                f"nothing about {quote(missing[0])}{more}{made_for}; add a line for each, or one "
+                "like `default: affine4-g64` or `default: keep` beside schema",
             )
 
     def format_of(self, module: Module) -> MlxFormat | None:
@@ -270,7 +271,8 @@ class _Reader:
             if value in formats.names():
                 return formats.get_mlx(value).name
         except RequestError as problem:
-            raise self.wrong(node, f"{what}: {problem}; or keep") from problem
+            also = "keep is possible too" if type(value) is int else "name one of MLX's, or keep"
+            raise self.wrong(node, f"{what}: {problem}; {also}") from problem
         if isinstance(value, str):
             choices = ", ".join(formats.mlx_names())
             raise self.wrong(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,8 @@ class Plan:
         quantization: config.json's entry, or None for a float model.
         dtype: what config.json's `torch_dtype` becomes; None leaves it as it is.
         calibration: what was calibrated on, as plain data; None where nothing was.
+        choices: what methods chose on the way besides formats, and what was measured of it, as
+            plain data by method; for the manifest.
     """
 
     items: tuple[Item, ...]
@@ -98,6 +100,7 @@ class Plan:
     quantization: dict[str, Any] | None
     dtype: str | None = None
     calibration: dict[str, Any] | None = None
+    choices: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def exceptions(self) -> tuple[Item, ...]:

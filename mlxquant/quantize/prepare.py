@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..assets import CALIBRATION_TEXT
 from ..errors import RequestError, one_line
-from ..formats.base import Array, Format
+from ..formats.base import Array
 from ..measure.text import Text, read_text
 from ..measure.windows import WINDOW, Tokens, cut, tokenize
 from ..models.source_model import SourceModel
@@ -29,19 +29,10 @@ from ..save.source_hash import stamps_of
 from ..save.stream import Options
 from .awq import awq
 from .budget import share_out
-from .calibrate import (
-    Progress,
-    Target,
-    collect,
-    head_statistics,
-    quantize_layers,
-    real_values,
-    wire_step,
-)
+from .calibrate import Target, quantize_layers, real_values, wire_step
 from .distill import distill_plan
-from .encode import encoded
-from .gptq import encode
-from .hessian import Hessian, factorize, tied
+from .encoder import Encoder
+from .measuring import Progress, collect, head_statistics
 from .outcome import whole_divergence
 from .policy import Plan, make_plan
 from .request import Request
@@ -49,14 +40,14 @@ from .rows import float32_rows
 from .schedule import Schedule
 from .search import search
 from .sensitivity import Calibration as Correction
-from .spending import Spending
+from .spending import Spending, rounded
+from .stages import stage
 from .statistics import Statistics
 from .workspace import Workspace
 
 __all__ = [
     "BUNDLED",
     "Calibration",
-    "Encoder",
     "Prepared",
     "calibrated",
     "distilled",
@@ -73,6 +64,9 @@ PLAN_FILE = "mlxquant-plan.yaml"
 
 #: plans that are tried for a divergence, and how far below it one may stay
 _ROUNDS, _CLOSE = 4, 0.85
+
+#: characters of a text for each token that is needed, more than a token has
+_CHARACTERS = 16
 
 #: the name of the text that comes with mlxquant
 BUNDLED = "bundled"
@@ -112,6 +106,7 @@ class Prepared:
         notes: what a user should know, a line each.
         spent: where the bits of a budget went, by role.
         predicted: divergence that a budget's plan was made for, nats a token.
+        smallest: whether no choice of formats takes fewer bytes.
         measured: divergence of the encoded model on the calibration text, where it is known.
     """
 
@@ -122,6 +117,7 @@ class Prepared:
     notes: tuple[str, ...] = ()
     spent: tuple[Spending, ...] = ()
     predicted: float | None = None
+    smallest: bool = False
     measured: float | None = None
 
 
@@ -141,9 +137,26 @@ def read_calibration(source: SourceModel, request: Request) -> Calibration:
     checkpoint, name = source.checkpoint, request.calibrate
     text = read_text(CALIBRATION_TEXT if name == BUNDLED else name)
     length = min(WINDOW, context_length(checkpoint.config) or WINDOW)
-    tokens = tokenize(load_tokenizer(checkpoint), text.content)
-    windows = cut(tokens, length, most=request.calibrate_windows)
-    return Calibration(windows.tokens, text)
+    need = length * request.calibrate_windows
+    tokens = _first_tokens(load_tokenizer(checkpoint), text.content, need)
+    if len(tokens) < length:
+        raise RequestError(
+            f"{text.name} has {len(tokens)} tokens, and calibration needs {length} for one window; "
+            f"give a longer text: for {request.calibrate_windows} windows it takes some "
+            f"{max(1, 4 * need // 1000)} kB"
+        )
+    return Calibration(cut(tokens, length, most=request.calibrate_windows).tokens, text)
+
+
+def _first_tokens(tokenizer: Any, content: str, need: int) -> Tokens:
+    """At least so many tokens of a text, or all of them: of a large text no more is split."""
+    size = _CHARACTERS * need
+    while True:
+        tokens = tokenize(tokenizer, content[:size])
+        # the last ones may be others where the text goes on
+        if size >= len(content) or len(tokens) > 1.1 * need:
+            return tokens
+        size *= 2
 
 
 def opened_workspace(
@@ -214,11 +227,18 @@ def planned(
     """
     if not request.has_target:
         return Prepared(make_plan(source, request))
+    stage(progress, "trying formats")
     found = share_out(
         source, request, calibration.tokens, work, Encoder(request.how), progress, limit=limit
     )
     file = {PLAN_FILE: found.file.text().encode()}
-    return Prepared(found.plan, files=file, spent=found.spent, predicted=found.predicted)
+    return Prepared(
+        _with_choice(found.plan, "budget", dict(found.file.made)),
+        files=file,
+        spent=found.spent,
+        predicted=found.predicted,
+        smallest=found.smallest,
+    )
 
 
 def folded(
@@ -241,7 +261,9 @@ def folded(
         fmt = formats.get(path)
         return rows if fmt is None else real_values(fmt, search(fmt, rows, importance))
 
+    stage(progress, "measuring inputs")
     statistics = collect(source, calibration.tokens, work, progress)
+    stage(progress, "folding scales")
     request = ready.plan.request
     found = awq(source, statistics, stored, dtype=request.dtype, progress=progress)
     gains = [folding.gain for folding in found.foldings]
@@ -251,7 +273,23 @@ def folded(
             f"scales were folded into the inputs of {len(gains)} groups of weights, which takes "
             f"{1 - np.mean(gains):.0%} off the errors of their outputs"
         )
-    return replace(ready, source=found.source, notes=(*ready.notes, note))
+    chosen = [
+        {
+            "kind": each.group.kind,
+            "from": each.group.maker,
+            "into": list(each.group.readers),
+            "exponent": [rounded(float(a)) for a in np.atleast_1d(each.alpha)],
+            "error": rounded(float(each.gain)),
+        }
+        for each in found.foldings
+    ]
+    plan = _with_choice(ready.plan, "awq", chosen)
+    return replace(ready, plan=plan, source=found.source, notes=(*ready.notes, note))
+
+
+def _with_choice(plan: Plan, method: str, chosen: Any) -> Plan:
+    """The plan with what a method chose, for the manifest."""
+    return replace(plan, choices={**plan.choices, method: chosen})
 
 
 def calibrated(
@@ -278,7 +316,9 @@ def calibrated(
     tables = [p for p, m in source.modules.items() if m.kind == "Embedding" and p in targets]
     known: dict[str, Statistics] = {}
     if tables:
+        stage(progress, "measuring the head's input")
         known = head_statistics(source, tables, calibration.tokens, work, progress)
+    stage(progress, "quantizing")
     encoder = Encoder(request.how)
     notes = quantize_layers(
         source, targets, calibration.tokens, work, encoder, known=known, progress=progress
@@ -296,6 +336,10 @@ def calibrated(
         )
     measured = whole_divergence(source, targets, calibration.tokens, work)
     plan = replace(plan, calibration=calibration.described())
+    if left:
+        plan = _with_choice(plan, "without_text", left)
+    if measured is not None:
+        plan = _with_choice(plan, "kl_on_calibration_text", rounded(measured))
     return replace(ready, plan=plan, staged=staged, notes=(*ready.notes, *notes), measured=measured)
 
 
@@ -313,10 +357,15 @@ def distilled(
     """
     assert isinstance(ready.plan.request, Request)
     schedule = Schedule(seed=ready.plan.request.seed)
-    trained, note = distill_plan(
+    stage(progress, "training scales")
+    trained, note, facts = distill_plan(
         source, ready.plan, ready.staged, calibration.tokens, work, schedule, progress
     )
-    ready = replace(ready, notes=(*ready.notes, note))
+    plan = _with_choice(ready.plan, "distill", facts)
+    if trained is not None:  # the divergence of the whole was that of untrained scales
+        left = {k: v for k, v in plan.choices.items() if k != "kl_on_calibration_text"}
+        plan = replace(plan, choices=left)
+    ready = replace(ready, plan=plan, notes=(*ready.notes, note))
     if trained is None:
         return ready
     source, staged = trained
@@ -342,7 +391,8 @@ def within(target: float, work: Workspace, make: Callable[[float | None], Prepar
         ready = make(limit)
         if ready.measured is None or not ready.predicted:
             return ready
-        if _CLOSE * target <= ready.measured <= target or number == _ROUNDS - 1:
+        enough = ready.smallest or _CLOSE * target <= ready.measured
+        if (enough and ready.measured <= target) or number == _ROUNDS - 1:
             break
         aim = target * (1 + _CLOSE) / 2
         limit = Correction([(ready.predicted, ready.measured)]).total(aim)
@@ -361,34 +411,3 @@ def _staged(work: Workspace, target: Target, begin: int, end: int) -> tuple[Arra
     return tuple(
         work.rows(wire_step(target.name), part.suffix, begin, end) for part in target.format.parts
     )
-
-
-class Encoder:
-    """A method as `calibrate.Encode`; factorizes the moments of each input once, and takes them."""
-
-    def __init__(self, method: str) -> None:
-        self._method = method
-        self._of: Statistics | None = None
-        self._factors: Hessian | None = None
-
-    def __call__(
-        self, fmt: Format, rows: NDArray[np.float32], statistics: Statistics | None
-    ) -> tuple[Array, ...]:
-        """Rows [n, k] as the format's wire arrays."""
-        importance = statistics.importance if statistics else None
-        known = self._factorized(statistics) if self._method == "gptq" else None
-        if known is not None:
-            return encode(fmt, rows, known, importance)
-        return encoded(fmt, rows, importance)
-
-    def _factorized(self, statistics: Statistics | None) -> Hessian | None:
-        if self._of is statistics and statistics is not None:
-            return self._factors
-        self._of = self._factors = None  # before the next ones are made
-        moments: Any = statistics.take() if statistics else None
-        if statistics is None or moments is None:
-            return None
-        if statistics.looked_up:
-            moments = tied(moments)
-        self._of, self._factors = statistics, factorize(moments)
-        return self._factors

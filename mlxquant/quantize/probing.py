@@ -29,7 +29,8 @@ from ..formats.mlx_format import MlxFormat
 from ..models.roles import role_of
 from ..models.source_model import SourceModel
 from .blocks import OUTSIDE, BlockModel, assembled
-from .calibrate import Encode, Progress, Target, begin, measure, real_values
+from .calibrate import Encode, Target, real_values
+from .measuring import Progress, begin, measure
 from .outcome import kl_of
 from .sensitivity import Sensitivity, relative_error
 from .statistics import Statistics
@@ -77,7 +78,7 @@ def probe(
         measured; nothing measured of modules whose inputs cannot be.
 
     Raises:
-        ModelError: as `calibrate.collect`.
+        ModelError: as `measuring.collect`.
     """
     if not work.has("probes"):
         _Pass(source, targets, menu, tokens, work, encode, levels, windows).run(progress)
@@ -115,7 +116,7 @@ class _Pass:
         total = self._model.count + 1
         self._embed()
         for index in range(self._model.count):
-            if not self._work.has(_step(index + 1)):
+            if not self._is_behind(index):
                 self._layer(index)
             self._work.drop(_step(index))
             if progress is not None:
@@ -124,13 +125,24 @@ class _Pass:
         if progress is not None:
             progress(total, total, "the head")
 
+    def _reached(self) -> int:
+        """The last layer whose input is there of all probes; -1 before there are probes."""
+        layers = range(self._model.count, -1, -1)
+        return next((i for i in layers if self._work.has(_step(i))), -1)
+
+    def _is_behind(self, index: int) -> bool:
+        """Whether a layer's output is there, of all probes and of the texts: a run may have been
+        stopped between the one and the other."""
+        texts = (self._text.reached() or 0, self._plain.reached() or 0)
+        return min(self._reached(), *texts) > index
+
     def _here(self, index: int) -> list[Target]:
         return [self._targets[path] for path in self._modules[index] if path in self._targets]
 
     def _embed(self) -> None:
         begin(self._text)
         begin(self._plain)
-        if self._work.has(_step(0)):
+        if self._reached() >= 0:
             return
         early = [t for t in self._here(OUTSIDE) if self._is_embedding(t)]
         with self._model.loaded(OUTSIDE, without=("head",)):
@@ -142,16 +154,18 @@ class _Pass:
 
     def _layer(self, index: int) -> None:
         with self._model.loaded(index):
-            self._try_formats(index)
-            tokens = mx.array(self._few)
-            plain = self._plain.hidden(index)
+            if self._reached() <= index:
+                self._try_formats(index)
+                tokens = mx.array(self._few)
+                plain = self._plain.hidden(index)
 
-            def run(hidden: mx.array | None) -> mx.array:
-                return self._model.layer(index, tokens, plain if hidden is None else hidden)
+                def run(hidden: mx.array | None) -> mx.array:
+                    return self._model.layer(index, tokens, plain if hidden is None else hidden)
 
-            self._write(index + 1, self._work.facts(_step(index)), self._here(index), run)
-            self._text.advance(index)
-            self._plain.advance(index)
+                self._write(index + 1, self._work.facts(_step(index)), self._here(index), run)
+            for stream in (self._text, self._plain):
+                if (stream.reached() or 0) <= index:
+                    stream.advance(index)
 
     def _write(self, to: int, before: list[Any], new: Sequence[Target], run: Any) -> None:
         """The states of all probes before a layer: those there were, advanced, and new ones."""

@@ -87,6 +87,11 @@ class Request:
         distill: train scales, biases and norms against the original's predictions (distill.py).
         seed: of what is drawn at random.
         prefer: `speed` weighs formats by what a decode step reads of them; None by bytes alone.
+        chip: with `prefer`, the chip that the model is for, as `measure.chips` names them; None for
+            this Mac's where there are `results`.
+        results: with `prefer`, a file or folder of what `mlxquant bench` measured: formats count by
+            how fast that chip reads them. A path is read at once, and replaced by the slowness of
+            each format (`menu.slowness`).
         dequantize: write a float model instead.
         requantize: allow a source that is quantized already to be decoded and quantized again.
     """
@@ -108,6 +113,8 @@ class Request:
     target_size: int | None = None
     target_kl: float | None = None
     prefer: str | None = None
+    chip: str | None = None
+    results: str | PathLike[str] | Mapping[str, float] | None = None
     rotate: str | None = None
     awq: bool = False
     distill: bool = False
@@ -132,6 +139,7 @@ class Request:
             _one_of("method", self.method, METHODS)
         self._take_preset()
         self._check_targets()
+        self._check_speeds()
         self._check_calibration()
         if self.dtype is not None:
             _one_of("dtype", self.dtype, DTYPES)
@@ -211,10 +219,56 @@ class Request:
         if self.quality == "best":
             object.__setattr__(self, "distill", True)
 
+    @property
+    def slowness(self) -> Mapping[str, float]:
+        """Format → how much slower than the fastest it is read; empty where nobody measured."""
+        return self.results if isinstance(self.results, Mapping) else {}
+
+    def _check_speeds(self) -> None:
+        """Read what was measured of formats' speeds."""
+        if self.chip is None and self.results is None:
+            return
+        if self.prefer is None:
+            raise RequestError(
+                "--chip and --results say how fast formats are read: add --prefer speed, or leave "
+                "them out"
+            )
+        if self.results is None:
+            raise RequestError(
+                "--chip alone says nothing about formats: add --results, a file or folder of what "
+                "`mlxquant bench -o` measured there"
+            )
+        if isinstance(self.results, Mapping):
+            return
+        from ..measure.chips import named_chip
+        from ..measure.gather import gather
+        from ..measure.machine_classes import this_chip
+        from .menu import slowness
+
+        chip = this_chip() if self.chip is None else named_chip(self.chip)[0].id
+        if chip is None:
+            raise RequestError("--results of which chip? This is no Mac: name it with --chip")
+        benches = gather(self.results).benches
+        found = slowness(benches, chip)
+        if not found:
+            others = sorted({str(one.document["machine"]["chip_id"]) for one in benches} - {chip})
+            there = f"; there are some of {', '.join(others)}" if others else ""
+            raise RequestError(
+                f"{self.results}: no speed of a model in one format on the GPU of {chip}{there}; "
+                "make some there with mlxquant bench -o"
+            )
+        object.__setattr__(self, "chip", chip)
+        object.__setattr__(self, "results", found)
+
     def _check_targets(self) -> None:
         if not self.has_target:
+            if self.prefer is not None and not self.takes_own_bytes:
+                raise RequestError(
+                    "--prefer chooses within a budget: give --target-bpw or another, or --quality "
+                    "best"
+                )
             if self.prefer is not None:
-                raise RequestError("--prefer chooses within a budget: give --target-bpw or another")
+                _one_of("prefer", self.prefer, PREFERENCES)
             return
         given = [v for v in (self.target_bpw, self.target_size, self.target_kl) if v is not None]
         if len(given) > 1:
@@ -235,6 +289,8 @@ class Request:
             object.__setattr__(self, "calibrate", "bundled")
 
     def _check_calibration(self) -> None:
+        if self.calibrate == "":
+            raise RequestError("--calibrate names no text: give a file, or bundled for English")
         if self.how == "gptq" and not self.calibrate:
             raise RequestError(
                 "method gptq needs a text: --calibrate FILE, or --calibrate bundled for English"

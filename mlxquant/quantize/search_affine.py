@@ -3,8 +3,8 @@
     error of a group = Σ v · (w - (s·q + b))²,  s·q + b in float32, v the importance of w, or 1
 
 For codes q the best s and b are a weighted least-squares line; for s and b the best codes are the
-nearest ones. What is left is where to start, for going back and forth between the two ends in the
-nearest dip only:
+nearest ones (Lloyd, Least Squares Quantization in PCM, 1982). What is left is where to start, for
+going back and forth between the two ends in the nearest dip only:
 
     ranges    the group's own, with up to 0.9 steps given up or 0.3 added at either end: twelve
               sets of codes, a line through each, the best line kept, and drawn anew through the

@@ -25,7 +25,7 @@ from ..errors import InputError, OutputError
 from ..files.atomic import sync_folder
 from ..formats.base import Array
 from ..save.journal import Journal
-from ..save.partial import write_error
+from ..save.partial import cannot_write, write_error
 
 __all__ = ["Workspace", "check_workspace", "workspace_of"]
 
@@ -83,7 +83,7 @@ class Workspace:
                 self._journal.close()
                 raise
         except OSError as problem:
-            raise OutputError(f"{self.folder}: cannot be written: {problem.strerror}") from problem
+            raise cannot_write(self.folder, problem) from problem
 
     def __enter__(self) -> Workspace:
         return self

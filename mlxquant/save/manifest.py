@@ -53,6 +53,7 @@ def manifest(
             "sha256": dict(sorted(source_hashes.items())),
         },
         "request": describe_request(plan),
+        **({"choices": dict(plan.choices)} if getattr(plan, "choices", None) else {}),
         "plan": "@plan",
         "versions": versions(),
         "files": dict(sorted(files.items())),
@@ -102,9 +103,10 @@ def described_options(request: Request) -> dict[str, Any]:
         **({"plan": request.planned.fingerprint} if request.planned else {}),
         **{
             name: getattr(request, name)
-            for name in ("target_bpw", "target_size", "target_kl", "prefer", "rotate")
+            for name in ("target_bpw", "target_size", "target_kl", "prefer", "chip", "rotate")
             if getattr(request, name) is not None
         },
+        **({"slowness": dict(request.slowness)} if request.slowness else {}),
         **({"awq": True} if request.awq else {}),
         **({"distill": True} if request.distill else {}),
         **({"seed": request.seed} if request.rotate or request.distill else {}),

@@ -25,7 +25,15 @@ from ..errors import OutputError, RequestError, WriteError
 from ..files.atomic import sync_folder
 from .journal import Journal
 
-__all__ = ["Partial", "check_output", "check_space", "partial_of", "write_error"]
+__all__ = [
+    "Partial",
+    "check_apart",
+    "check_output",
+    "check_space",
+    "cannot_write",
+    "partial_of",
+    "write_error",
+]
 
 JOURNAL, MODEL, REPLACED = "journal", "model", "replaced"
 
@@ -59,11 +67,32 @@ def check_output(
         raise OutputError(f"{final}: cannot be written: {problem.strerror}") from problem
 
 
-def check_space(output: Path, need: int) -> None:
+def check_apart(final: Path, model: Path) -> None:
+    """Neither the output nor its partial folder may hold the model that is read, or lie in it.
+
+    Raises:
+        OutputError: one does.
+    """
+    for output in (final, partial_of(final)):
+        if _is_inside(model, output):
+            raise OutputError(f"{output}: the model itself lies there; choose another output")
+        if _is_inside(output, model):
+            raise OutputError(f"{final}: lies in the model's folder {model}; choose another output")
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path is the folder or lies in it; either may not exist, or be spelt differently."""
+    if not folder.exists():
+        return False
+    real = path.resolve()
+    return any(place.exists() and place.samefile(folder) for place in (real, *real.parents))
+
+
+def check_space(output: Path, need: int, what: str = "the output takes") -> None:
     """Refuse to begin what cannot end; what an interrupted run has written counts as free.
 
     Args:
-        need: bytes of the output.
+        need: bytes of the output; what: they are.
 
     Raises:
         OutputError: there is less room.
@@ -73,7 +102,7 @@ def check_space(output: Path, need: int) -> None:
     free = shutil.disk_usage(folder).free + sum(512 * path.stat().st_blocks for path in written)
     if free < need:
         raise OutputError(
-            f"{folder}: the output takes {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; free "
+            f"{folder}: {what} {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; free "
             "some space or choose another output"
         )
 
@@ -222,7 +251,7 @@ class Partial:
                 self.close()
                 raise
         except OSError as problem:
-            raise OutputError(f"{self._root}: cannot be written: {problem.strerror}") from problem
+            raise cannot_write(self._root, problem) from problem
 
     def publish(self) -> None:
         """Give what is complete its name.
@@ -298,10 +327,18 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def cannot_write(path: Path, problem: OSError) -> OutputError:
+    """Of a place where nothing can be begun."""
+    what = "free some space or " if problem.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return OutputError(
+        f"{path}: cannot be written: {problem.strerror}; {what}choose another output"
+    )
+
+
 def write_error(folder: Path, problem: OSError) -> WriteError:
     """What a user can do about a failed write."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
         what = "the disk is full; free some space"
     else:
-        what = f"writing failed: {problem.strerror}"
+        what = f"writing failed: {problem.strerror}; see to that"
     return WriteError(f"{folder}: {what}, then run the same command with --resume")

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError, ModelError, OutputError, RequestError
+from ..errors import FileFormatError, ModelError, RequestError
 from .layout import UNIT_BYTES, Layout
-from .partial import Partial, check_space, partial_of, write_error
+from .partial import Partial, check_apart, check_space, write_error
 from .source_hash import SourceHashes, stamps_of
 from .work import Progress, Work
 
@@ -72,7 +72,7 @@ def stream(
     Raises:
         OutputError, WriteError, ModelError, FileFormatError: as `pipeline.quantize`.
     """
-    _check_apart(output, model)
+    check_apart(output, model)
     check_space(output, layout.nbytes)
     stamps = stamps_of(sources) if hashes is None else hashes.stamps
     content = json.dumps([stamps, layout.described(), identity], default=str)
@@ -117,20 +117,3 @@ def _run(layout: Layout, partial: Partial, hashes: SourceHashes | None, options:
     finally:
         mx.set_cache_limit(before)
     return work
-
-
-def _check_apart(final: Path, model: Path) -> None:
-    """Neither the output nor its partial folder may hold the model that is read, or lie in it."""
-    for output in (final, partial_of(final)):
-        if _is_inside(model, output):
-            raise OutputError(f"{output}: the model itself lies there; choose another output")
-        if _is_inside(output, model):
-            raise OutputError(f"{final}: lies in the model's folder {model}; choose another output")
-
-
-def _is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path is the folder or lies in it; either may not exist, or be spelt differently."""
-    if not folder.exists():
-        return False
-    real = path.resolve()
-    return any(place.exists() and place.samefile(folder) for place in (real, *real.parents))

@@ -47,6 +47,7 @@ class Result:
         files: `{bytes, sha256}` of every file by relative name; empty for a dry run.
         spent: where the bits of a budget went, by role.
         measured: divergence of the predictions on the calibration text, nats a token, where known.
+        source_parameters: of the source; None where the output has as many.
     """
 
     plan: Plan
@@ -57,6 +58,12 @@ class Result:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     spent: tuple[Spending, ...] = ()
     measured: float | None = None
+    source_parameters: int | None = None
+
+    @property
+    def source_bpw(self) -> float:
+        """Bits per weight of the source."""
+        return 8 * self.source_bytes / max(1, self.source_parameters or self.layout.parameters)
 
     @property
     def output_bytes(self) -> int:
@@ -70,13 +77,12 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for `--json`."""
-        parameters = max(1, self.layout.parameters)
         return {
             "output": None if self.output is None else str(self.output),
             "parameters": self.layout.parameters,
             "source_bytes": self.source_bytes,
             "output_bytes": self.output_bytes,
-            "source_bits_per_weight": 8 * self.source_bytes / parameters,
+            "source_bits_per_weight": self.source_bpw,
             "bits_per_weight": self.bpw,
             "request": describe_request(self.plan),
             "plan": describe_items(self.plan),

@@ -63,7 +63,7 @@ def test_a_text_and_a_type(run: Run, folder: Path, tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("--method", "gptq"), "needs a text: --calibrate FILE"),
-        (("--calibrate", "bundled", "--method", "rtn"), "looks at no text"),
+        (("--calibrate", "bundled", "--method", "rtn"), "is for MLX's formats"),
         (("--calibrate", "bundled", "--imatrix", "i.gguf"), "leave one of them out"),
         (("--include-weights", "attn"), "give --imatrix FILE or --calibrate TEXT"),
     ],

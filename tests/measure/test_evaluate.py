@@ -299,6 +299,7 @@ def test_texts_that_cannot_be(models: Path, tmp_path: Path) -> None:
     for name, content, words in (
         ("empty.txt", b" \n", "is empty"),
         ("latin.txt", b"caf\xe9 " * 9, "text @3: not UTF-8"),
+        ("utf16.txt", "coffee ".encode("utf-16-le") * 9, "text @1: a zero byte"),
         ("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(99), "this is a PNG image"),
     ):
         (tmp_path / name).write_bytes(content)

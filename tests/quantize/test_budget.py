@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+import results_made
 import tiny_models
 from mlx.utils import tree_flatten
+from quantize.stopping import stop_everywhere
 
 from mlxquant import load, open_checkpoint, quantize
 from mlxquant.assets import CALIBRATION_TEXT
@@ -21,9 +26,10 @@ from mlxquant.measure.windows import cut, tokenize
 from mlxquant.models.mlx_lm import resolve_model
 from mlxquant.quantize import probing
 from mlxquant.quantize.calibrate import Target
+from mlxquant.quantize.encoder import Encoder
 from mlxquant.quantize.plan_file import read_plan
 from mlxquant.quantize.policy import make_plan
-from mlxquant.quantize.prepare import Encoder, Prepared, within
+from mlxquant.quantize.prepare import Prepared, within
 from mlxquant.quantize.request import Request
 from mlxquant.quantize.rows import float32_rows
 from mlxquant.quantize.workspace import Workspace
@@ -72,6 +78,26 @@ def test_probes_are_the_whole_model_with_one_weight_rounded(
         model.load_weights([(target.name, weights[target.name])], strict=False)
 
 
+def test_probes_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped before any step is written or dropped, a pass goes on and finds the same."""
+    folder = tiny_models.make(tmp_path / "m", "llama", lively=True, num_hidden_layers=3)
+    source = resolve_model(open_checkpoint(folder))
+    plan = make_plan(source, Request(bits=4, tensors=(("*proj", "keep"), ("*o_proj", "4"))))
+    targets = {
+        str(i.module): Target(i.name, i.target, i.shape, partial(float32_rows, source, i))
+        for i in plan.items
+        if i.target is not None
+    }
+    menu = {path: [Affine(4, 64, "F32")] for path in targets}
+
+    def probed(work: Workspace) -> Any:
+        return probing.probe(
+            source, targets, menu, TOKENS, work, Encoder("search"), levels=(3,), windows=2
+        )
+
+    assert stop_everywhere(probed, tmp_path, monkeypatch) > 20
+
+
 def _log_probabilities(logits: mx.array) -> mx.array:
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
@@ -117,6 +143,32 @@ def test_a_tensor_of_the_user_s_own(tmp_path: Path) -> None:
     assert result.bpw <= 9.0
 
 
+def test_speed_goes_by_what_was_measured_on_the_chip(tmp_path: Path) -> None:
+    """A format that a chip reads slowly is not chosen for it, whatever it saves."""
+    folder = tiny_models.make(tmp_path / "m", "llama", lively=True, vocab_size=4096)
+    results = tmp_path / "results"
+    results.mkdir()
+    how: dict[str, Any] = {"target_bpw": 4.6, "calibrate_windows": 1, "prefer": "speed"}
+    plain = quantize(folder, None, dry_run=True, **how)
+    used = {item.target.name for item in plain.plan.items if item.target}
+    assert len(used) > 1 and "affine4-g64" not in used
+    records = [
+        results_made.bench_record(**{"model.format": name, "share": 0.05}) for name in sorted(used)
+    ]
+    records.append(results_made.bench_record(**{"model.format": "affine4-g64", "share": 0.8}))
+    document = results_made.bench_document(*records)
+    (results / "m2.json").write_text(json.dumps(document))
+    out = tmp_path / "out"
+    found = quantize(folder, out, **how, chip="M2 Pro", results=results)
+    assert {item.target.name for item in found.plan.items if item.target}.isdisjoint(used)
+    assert 0.98 * 4.6 <= found.bpw <= 4.6 and plain.bpw <= 4.6
+    made = json.loads((out / "mlxquant.json").read_text())["request"]
+    assert made["chip"] == "m2-pro" and made["slowness"]["affine4-g64"] == 1
+    assert made["slowness"][min(used)] == pytest.approx(16)
+    with pytest.raises(RequestError, match="GPU of m3-max; there are some of m2-pro"):
+        Request(target_bpw=4.6, prefer="speed", chip="M3 Max", results=results)
+
+
 def test_a_divergence_is_measured(tmp_path: Path) -> None:
     """The model that comes out diverges by what was asked for, as anybody may measure it."""
     folder = tiny_models.make(tmp_path / "m", "llama", lively=True, vocab_size=4096)
@@ -159,6 +211,10 @@ def test_what_is_measured_corrects_the_plan(tmp_path: Path) -> None:
         assert "more than the 0.1 that were asked for" in found.notes[0]
         assert len(made) == 4
     made.clear()
+    with Workspace(tmp_path / "smallest", "a", force=False, resume=False) as work:
+        within(0.1, work, lambda limit: replace(make(0.01)(limit), smallest=True))
+        assert made == [None]
+    made.clear()
     with Workspace(tmp_path / "resumed", "a", force=False, resume=False) as work:
         work.put("limit", {}, [0.025, 2])
         within(0.1, work, make(4.0))
@@ -173,8 +229,17 @@ def test_what_is_measured_corrects_the_plan(tmp_path: Path) -> None:
         ({"target_bpw": 0.0}, "it must be above 0"),
         ({"target_bpw": float("nan")}, "it must be above 0"),
         ({"prefer": "speed"}, "within a budget"),
-        ({"target_size": 1000}, "takes"),
-        ({"target_bpw": 0.5}, "smallest formats take"),
+        ({"target_size": 1000}, r"cannot be reached: the smallest formats take [0-9,]+ bytes \(1"),
+        ({"target_bpw": 0.5}, "cannot be reached.*ask for that much or more"),
+        ({"target_bpw": 3, "tensors": (("*", "4"),)}, "with what --tensor settles"),
+        (
+            {"target_bpw": 17.0},
+            "no less than the model as it is.*16.000 bits per weight.*ask for l",
+        ),
+        ({"target_size": 10**12}, "use the model itself"),
+        ({"target_kl": 1e-12}, "every tensor would stay as it is.*ask for more than"),
+        ({"chip": "m2"}, "add --prefer speed"),
+        ({"target_bpw": 4.0, "prefer": "speed", "chip": "m2"}, "add --results"),
     ],
 )
 def test_refusals(tmp_path: Path, options: dict[str, Any], message: str) -> None:

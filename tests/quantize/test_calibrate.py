@@ -12,13 +12,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import tiny_models
+from quantize.stopping import stop_everywhere
 
 from mlxquant import load, open_checkpoint, quantize
+from mlxquant.assets import CALIBRATION_TEXT
 from mlxquant.errors import ModelError, RequestError
+from mlxquant.measure.text import read_text
+from mlxquant.measure.windows import tokenize
 from mlxquant.models.mlx_lm import resolve_model
 from mlxquant.models.source_model import SourceModel
-from mlxquant.quantize import calibrate
+from mlxquant.quantize import calibrate, measuring
 from mlxquant.quantize.policy import make_plan
+from mlxquant.quantize.prepare import _first_tokens
 from mlxquant.quantize.request import Request
 from mlxquant.quantize.rows import float32_rows
 from mlxquant.quantize.statistics import Statistics, blended
@@ -59,7 +64,7 @@ def inputs_of(folder: Path, path: str) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
 def test_squares_are_the_whole_model_s(family: str, tmp_path: Path, work: Workspace) -> None:
     source = source_of(tmp_path / "m", family)
-    found = calibrate.collect(source, TOKENS, work)
+    found = measuring.collect(source, TOKENS, work)
     assert set(found) == {
         path
         for path, module in source.modules.items()
@@ -71,10 +76,26 @@ def test_squares_are_the_whole_model_s(family: str, tmp_path: Path, work: Worksp
         np.testing.assert_allclose(found[path][0].squares, (x * x).sum(0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("what", ["squares", "head"])
+def test_measurements_stopped_and_resumed(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(tmp_path / "m", "llama", num_hidden_layers=3)
+
+    def measured(work: Workspace) -> Any:
+        found: Any = measuring.collect(source, TOKENS, work) if what == "squares" else {}
+        if what == "head":
+            one = measuring.head_statistics(source, ["model.embed_tokens"], TOKENS, work)
+            found = {path: [each] for path, each in one.items()}
+        return {path: [each.squares.tolist() for each in parts] for path, parts in found.items()}
+
+    assert stop_everywhere(measured, tmp_path, monkeypatch) > 6
+
+
 def test_a_tied_head_is_measured(tmp_path: Path, work: Workspace) -> None:
     source = source_of(tmp_path / "m", "llama")
     (path,) = (path for path, module in source.modules.items() if module.kind == "Embedding")
-    found = calibrate.head_statistics(source, [path], TOKENS, work)[path]
+    found = measuring.head_statistics(source, [path], TOKENS, work)[path]
     x = inputs_of(tmp_path / "m", path)
     assert found.moments is not None
     np.testing.assert_allclose(found.moments, x.T @ x, rtol=1e-4, atol=1e-3)
@@ -82,7 +103,7 @@ def test_a_tied_head_is_measured(tmp_path: Path, work: Workspace) -> None:
 
 def test_experts_have_what_was_routed_to_them(tmp_path: Path, work: Workspace) -> None:
     source = source_of(tmp_path / "m", "mixtral")
-    found = calibrate.collect(source, TOKENS, work)
+    found = measuring.collect(source, TOKENS, work)
     path = "model.layers.1.block_sparse_moe.switch_mlp.up_proj"
     gate = inputs_of(tmp_path / "m", "model.layers.1.block_sparse_moe.gate")
     whole, _ = load(tmp_path / "m", dtype="float32")
@@ -233,7 +254,8 @@ def test_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert not output.exists()
         monkeypatch.setattr(Workspace, "writing", real)
         resumed = quantize(folder, output, resume=True, **how)
-        assert resumed.files == whole.files
+        assert resumed.files == whole.files and resumed.notes == whole.notes
+    assert sum("experts saw fewer than" in note for note in whole.notes) == 4
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -244,12 +266,43 @@ def test_refusals(tmp_path: Path) -> None:
         quantize(folder, tmp_path / "out", method="rtn", calibrate="bundled")
     short = tmp_path / "short.txt"
     short.write_text("Too short.")
-    with pytest.raises(RequestError, match="tokens, at least 512 are needed"):
+    with pytest.raises(RequestError, match="short.txt has . tokens.*512.*it takes some 262 kB"):
         quantize(folder, tmp_path / "out", calibrate=str(short))
+    with pytest.raises(RequestError, match="names no text"):
+        quantize(folder, tmp_path / "out", calibrate="")
     quantize(folder, tmp_path / "packed", bits=4)
     with pytest.raises(RequestError, match="needs the original weights"):
         quantize(tmp_path / "packed", tmp_path / "out", calibrate="bundled", requantize=True)
     assert {path.name for path in tmp_path.iterdir()} == {"m", "packed", "short.txt"}
+
+
+def test_no_more_of_a_large_text_is_split_than_is_needed() -> None:
+    _, tokenizer = load()
+    content = read_text(CALIBRATION_TEXT).content
+    sizes: list[int] = []
+
+    class Counting:
+        bos_token_id = None
+
+        def encode(self, text: str, **how: Any) -> Any:
+            sizes.append(len(text))
+            return tokenizer.encode(text, **how)
+
+    whole = tokenize(Counting(), content)
+    sizes.clear()
+    found = _first_tokens(Counting(), content, 2000)
+    assert len(found) > 2000 and sizes == [32_000]
+    np.testing.assert_array_equal(found[:2000], whole[:2000])
+
+    class Long(Counting):  # a token every 40 characters
+        def encode(self, text: str, **how: Any) -> Any:
+            sizes.append(len(text))
+            return [1] * (len(text) // 40)
+
+    sizes.clear()
+    assert len(_first_tokens(Long(), content, 2000)) == 128_000 // 40
+    assert sizes == [32_000, 64_000, 128_000]
+    assert len(_first_tokens(Long(), "x" * 50_000, 2000)) == 1250
 
 
 @pytest.mark.parametrize("where", ["model.layers.1.mlp.up_proj", "model.embed_tokens"])

@@ -311,6 +311,10 @@ def test_a_distilled_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     made = json.loads((tmp_path / "out" / "mlxquant.json").read_text())
     assert made["request"]["distill"] is True
     assert made["request"]["seed"] == 7
+    chosen = made["choices"]["distill"]
+    assert chosen["steps"] > 0 and chosen["windows_held_out"] == 2
+    assert chosen["kl_after"] < chosen["kl_before"]
+    assert "kl_on_calibration_text" not in made["choices"]
     stock, _ = mlx_lm.load(str(tmp_path / "out"))
     assert mx.isfinite(stock(mx.array(TOKENS))).all()
     assert not (tmp_path / "out.calibration").exists()

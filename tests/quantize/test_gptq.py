@@ -12,6 +12,7 @@ from mlxquant import formats
 from mlxquant.errors import RequestError
 from mlxquant.formats.base import NonFiniteError
 from mlxquant.quantize import gptq as module
+from mlxquant.quantize.encode import encoded
 from mlxquant.quantize.gptq import encode, feedback, gptq, objective, retarget
 from mlxquant.quantize.grid import Grid, Storage, make_grid
 from mlxquant.quantize.grid_levels import Steps
@@ -74,6 +75,23 @@ def test_half_the_error_where_inputs_are_correlated(name: str) -> None:
     assert (ours <= theirs * (1 + 1e-5)).all()
     # one bit has no room for feedback
     assert ours.sum() < {"affine1-g32": 0.8, "Q2_K": 0.8}.get(name, 0.65) * theirs.sum()
+
+
+@pytest.mark.parametrize("seed", [40, 41])
+@pytest.mark.parametrize("name", [*FORMATS, "IQ2_XXS", "IQ3_S", "TQ2_0"])
+def test_never_worse_than_the_search(name: str, seed: int) -> None:
+    """All of it, polish included, against what the search makes of the same moments."""
+    fmt, rows = formats.get(name), weights(seed, 24, 512)
+    # few tokens: moments that are singular, some columns never seen
+    x = inputs(seed + 10, 512, tokens=200)
+    x[:, 30:60] = 0
+    moments = second_moments(x)
+    known = factorize(moments)
+    searched = real(fmt, encoded(fmt, rows, known.importance))
+    found = real(fmt, encode(fmt, rows, moments))
+    ours, theirs = (objective(rows, values, moments) for values in (found, searched))
+    assert (ours <= theirs * (1 + 1e-4)).all()
+    assert ours.sum() < 0.97 * theirs.sum() or name == "TQ2_0"
 
 
 def textbook(grid: Grid, rows: np.ndarray, moments: np.ndarray) -> np.ndarray:

@@ -45,7 +45,9 @@ def test_the_model_is_the_same(options: dict[str, Any], tied: bool, tmp_path: Pa
 
     assert error(tmp_path / "out") < 3 * error(tmp_path / "plain")
     assert plain.files["model.safetensors"] != result.files["model.safetensors"]
-    made = json.loads((tmp_path / "out" / "mlxquant.json").read_text())["request"]
+    manifest = json.loads((tmp_path / "out" / "mlxquant.json").read_text())
+    made, chosen = manifest["request"], manifest.get("choices", {})
+    assert result.source_bpw == plain.source_bpw == pytest.approx(16)
     assert made.get("rotate") == options.get("rotate") and made.get("awq", False) == (
         options.get("awq", False)
     )
@@ -53,6 +55,12 @@ def test_the_model_is_the_same(options: dict[str, Any], tied: bool, tmp_path: Pa
         assert any("head" in note for note in result.notes)
     if options.get("awq"):
         assert any("scales were folded" in note for note in result.notes)
+        norm = chosen["awq"][0]
+        assert norm["from"].endswith("input_layernorm") and len(norm["into"]) == 3
+        assert all(0 <= a <= 1 for a in norm["exponent"]) and 0 < norm["error"] <= 1
+        assert chosen["kl_on_calibration_text"] == pytest.approx(result.measured, rel=1e-3)
+    if "target_bpw" in options:
+        assert chosen["budget"]["asked"] == "8.5 bits per weight"
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

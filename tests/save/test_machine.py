@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -379,10 +380,29 @@ def test_a_limit_on_the_size_of_files(tmp_path: Path, model: Path) -> None:
     )
     assert limited.returncode == 1
     assert limited.stderr == (
-        f"error: {tmp_path / 'out.partial' / 'model'}: writing failed: File too large, then run "
-        "the same command with --resume\n"
+        f"error: {tmp_path / 'out.partial' / 'model'}: writing failed: File too large; see to "
+        "that, then run the same command with --resume\n"
     )
     assert tree(tmp_path / "out") is None
     resumed = run_cli("quantize", model, "-o", tmp_path / "out", "--resume", "--threads", "3")
     assert resumed.returncode == 0
     assert tree(tmp_path / "out") == tree(tmp_path / "expected")
+
+
+def test_what_stands_in_the_way_of_a_calibrated_run_is_said_first(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a text is read: calibration takes hours."""
+    from mlxquant.quantize import prepare
+
+    def never(*_: object) -> None:
+        raise AssertionError("the text was read")
+
+    monkeypatch.setattr(prepare, "read_calibration", never)
+    shutil.copytree(model, tmp_path / "m")
+    with pytest.raises(OutputError, match="the model itself lies there"):
+        quantize(tmp_path / "m", tmp_path / "m", calibrate="bundled", force=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OutputError, match="its weights that wait .* 0.00 GB are free; free some"):
+        quantize(model, tmp_path / "out", calibrate="bundled")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
