@@ -40,9 +40,7 @@ extension WeightFormat {
                         for block in 0..<count {
                             Blocks.decode(wire.weight + block &* Blocks.bytes, floats)
                             let to = out + block &* Blocks.weights
-                            for index in 0..<Blocks.weights {
-                                to[index] = halfBits(floats[index])
-                            }
+                            halve(floats, Blocks.weights, to)
                         }
                     }
                 }
