@@ -40,6 +40,9 @@ func halfBits(_ value: Float) -> UInt16 {
     #endif
 }
 
+/// So many floats, or those of one block, are decoded before they are made float16.
+var halvedTogether: Int { 512 }
+
 /// Writes the float16 bits nearest to each value.
 @inline(__always)
 func halve(

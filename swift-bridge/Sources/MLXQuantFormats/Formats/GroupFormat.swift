@@ -29,14 +29,19 @@ extension Decoder {
             },
             halves: { wire, count, out in
                 let size = groups.groupSize
-                withUnsafeTemporaryAllocation(of: Float.self, capacity: size) { room in
+                // several groups, so that what is read back has long been written
+                let together = max(1, halvedTogether / size)
+                withUnsafeTemporaryAllocation(of: Float.self, capacity: together * size) { room in
                     guard let floats = room.baseAddress else { return }
-                    var (group, to) = (wire, out)
-                    for _ in 0..<count {
-                        groups.decode(group, floats)
-                        halve(floats, size, to)
-                        group.advance(groups.groupBytes, groups.scaleBytes)
-                        to += size
+                    var (group, done) = (wire, 0)
+                    while done < count {
+                        let some = min(together, count &- done)
+                        for index in 0..<some {
+                            groups.decode(group, floats + index &* size)
+                            group.advance(groups.groupBytes, groups.scaleBytes)
+                        }
+                        halve(floats, some &* size, out + done &* size)
+                        done &+= some
                     }
                 }
             }
