@@ -57,11 +57,6 @@ let package = Package(
             dependencies: ["MLXQuantFormats", "MLXQuantRuntime"],
             path: "swift-bridge/Sources/mlxquant-swift"
         ),
-        .executableTarget(
-            name: "formats-benchmark",
-            dependencies: ["MLXQuantFormats"],
-            path: "swift-bridge/Benchmarks"
-        ),
         .testTarget(
             name: "MLXQuantFormatsTests",
             dependencies: ["MLXQuantFormats"],

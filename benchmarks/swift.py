@@ -173,7 +173,8 @@ def build(flavour: str, scratch: Path) -> Path:
         raise RunError("there is no swift; install a toolchain of 6.0 or newer")
     place = scratch / f"build{flavour}"
     command = [swift, "build", "-c", "release", "-j", "2", "--product", "formats-benchmark"]
-    run(*command, "--scratch-path", place, *FLAVOURS[flavour], cwd=HERE.parent)
+    package = HERE.parent / "swift-bridge/Benchmarks"
+    run(*command, "--scratch-path", place, *FLAVOURS[flavour], cwd=package)
     return place / "release" / "formats-benchmark"
 
 

@@ -108,7 +108,7 @@ def test_verify(written: dict[str, Path], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["affine", "mixed", "nvfp4", "mxfp8", "q.gguf"])
 def test_every_weight_decodes_to_the_same_bits(name: str, written: dict[str, Path]) -> None:
-    done = run("formats-benchmark", "digest", written[name])
+    done = run("mlxquant-swift", "probe-digest", written[name])
     assert done.returncode == 0, done.stderr
     ours = {line[65:]: line[:64] for line in done.stdout.splitlines()}
     theirs = dict(decoded(written[name]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ def test_it_depends_on_nothing() -> None:
         "MLXQuantRuntime",
         "mlxquant-swift",
     }
+    executables = [
+        target["name"] for target in package["targets"] if target["type"] == "executable"
+    ]
+    assert executables == ["mlxquant-swift"]
+
+
+def test_the_benchmark_compiles() -> None:
+    """Its package is not built here: that would compile the library again."""
+    main = REPOSITORY / "swift-bridge/Benchmarks/Sources/formats-benchmark/main.swift"
+    modules = program("mlxquant-swift").parent / "Modules"
+    compiler = Path(swift()).resolve().with_name("swiftc")
+    command = [compiler, "-typecheck", "-swift-version", "6", "-I", modules, main]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_formats_and_their_files_are_the_same_as_here() -> None:

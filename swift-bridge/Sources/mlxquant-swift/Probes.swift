@@ -17,6 +17,7 @@ enum Probes {
         case "probe-tokenize": tokenize
         case "probe-render": render
         case "probe-logits": logits
+        case "probe-digest": digest
         default: nil
         }
     }
@@ -86,6 +87,17 @@ enum Probes {
         guard let file = fopen(arguments[2], "wb") else { throw ProbeError() }
         defer { fclose(file) }
         scores.withUnsafeBytes { _ = fwrite($0.baseAddress, 1, $0.count, file) }
+    }
+
+    /// `MODEL`: a line a weight, the SHA-256 of its floats and its name; no JSON.
+    private static func digest(_ arguments: [String]) throws {
+        for weight in try Model(arguments[0]).weights where weight.format.isDecodable {
+            var digest = SHA256Digest()
+            for row in 0..<weight.rows {
+                try weight.floats(rows: row..<(row + 1)).withUnsafeBytes { digest.update($0) }
+            }
+            print(digest.hexadecimal(), weight.name)
+        }
     }
 
     private struct ProbeError: Error {}

@@ -18,94 +18,40 @@ func float(bfloat bits: UInt16) -> Float {
     Float(bitPattern: UInt32(truncatingIfNeeded: bits) &<< 16)
 }
 
-/// The float16 bits nearest to a value: beyond 65,504 by half a step infinite; every NaN is 0x7E00
-/// with its sign.
+/// The float16 bits nearest to a value: beyond 65,504 by half a step infinite; NaN stays NaN, with its
+/// sign.
 @inline(__always)
 func halfBits(_ value: Float) -> UInt16 {
-    let bits = value.bitPattern
-    let sign = UInt16(truncatingIfNeeded: bits &>> 16) & 0x8000
-    let size = bits & 0x7FFF_FFFF
-    let normal = (size &+ 0xFFF &+ (size &>> 13 & 1) &- 112 &<< 23) &>> 13
-    // at one half, a Float's last bit is that of a subnormal float16
-    let tiny = (Float(bitPattern: size) + 0.5).bitPattern &- Float(0.5).bitPattern
-    var found = size < 113 &<< 23 ? tiny : normal
-    found = size >= 0x477F_F000 ? 0x7C00 : found
-    found = size > 0x7F80_0000 ? 0x7E00 : found
-    return UInt16(truncatingIfNeeded: found) | sign
-}
-
-/// The types in which MLX held the weights and does arithmetic: each operation in `Float`, its result
-/// rounded.
-protocol Rounding {
-    /// Whether the type holds a level of E2M1 times any power of two that a byte of E8M0 stands for,
-    /// as long as a `Float` does.
-    static var holdsE2M1: Bool { get }
-    /// The nearest value that the type holds.
-    static func rounded(_ value: Float) -> Float
-    /// The same of what is not NaN; quicker.
-    static func roundedNumber(_ value: Float) -> Float
-    /// A stored number; exact.
-    static func load(_ from: UnsafeRawPointer, _ index: Int) -> Float
-}
-
-enum RoundToFloat: Rounding {
-    static var holdsE2M1: Bool { true }
-
-    @inline(__always)
-    static func rounded(_ value: Float) -> Float { value }
-
-    @inline(__always)
-    static func roundedNumber(_ value: Float) -> Float { value }
-
-    @inline(__always)
-    static func load(_ from: UnsafeRawPointer, _ index: Int) -> Float {
-        Float(bitPattern: load32(from + 4 &* index))
-    }
-}
-
-enum RoundToHalf: Rounding {
-    static var holdsE2M1: Bool { false }
-
-    @inline(__always)
-    static func rounded(_ value: Float) -> Float {
-        value.isNaN ? .nan : roundedNumber(value)
-    }
-
-    @inline(__always)
-    static func roundedNumber(_ value: Float) -> Float {
+    #if arch(arm64)
+        return Float16(value).bitPattern
+    #else
         let bits = value.bitPattern
-        let size = bits & 0x7FFF_FFFF
-        let normal = (size &+ 0xFFF &+ (size &>> 13 & 1)) & 0xFFFF_E000
-        // at one half, a Float's last bit is that of a subnormal float16
-        let tiny = ((Float(bitPattern: size) + 0.5) - 0.5).bitPattern
-        var found = size < 113 &<< 23 ? tiny : normal
-        found = size >= 0x477F_F000 ? 0x7F80_0000 : found
-        return Float(bitPattern: found | (bits & 0x8000_0000))
-    }
-
-    @inline(__always)
-    static func load(_ from: UnsafeRawPointer, _ index: Int) -> Float {
-        float(half: load16(from + 2 &* index))
-    }
+        let size = Float(bitPattern: bits & 0x7FFF_FFFF)
+        // 65,536 stands for infinity; NaN is not greater
+        let bounded = size > 0x1p16 ? 0x1p16 : size
+        // a power of two whose last bit is that of the float16; of subnormal ones it is the same
+        let power = Float(bitPattern: bounded.bitPattern & 0x7F80_0000)
+        let least = power > 0x1p-14 ? power : 0x1p-14
+        let coarse = Float(bitPattern: least.bitPattern &+ 13 &<< 23)
+        // with the exponent's bias of a float16 its bits are those of a Float, subnormal or not
+        let small = ((bounded + coarse) - coarse) * 0x1p-112
+        let upper = (small.bitPattern &<< 3) & 0x7FFF_FFFF | bits & 0x8000_0000
+        return UInt16(truncatingIfNeeded: Int32(bitPattern: upper) &>> 16)
+    #endif
 }
 
-enum RoundToBFloat: Rounding {
-    static var holdsE2M1: Bool { true }
+/// So many floats, or those of one block, are decoded before they are made float16.
+var halvedTogether: Int { 512 }
 
-    @inline(__always)
-    static func rounded(_ value: Float) -> Float {
-        value.isNaN ? .nan : roundedNumber(value)
-    }
-
-    @inline(__always)
-    static func roundedNumber(_ value: Float) -> Float {
-        let bits = value.bitPattern
-        return Float(bitPattern: (bits &+ 0x7FFF &+ (bits &>> 16 & 1)) & 0xFFFF_0000)
-    }
-
-    @inline(__always)
-    static func load(_ from: UnsafeRawPointer, _ index: Int) -> Float {
-        float(bfloat: load16(from + 2 &* index))
+/// Writes the float16 bits nearest to each value.
+@inline(__always)
+func halve(
+    _ floats: UnsafePointer<Float>,
+    _ count: Int,
+    _ out: UnsafeMutablePointer<UInt16>
+) {
+    for index in 0..<count {
+        out[index] = halfBits(floats[index])
     }
 }
 
@@ -127,8 +73,12 @@ func load64(_ at: UnsafeRawPointer) -> UInt64 {
     UInt64(littleEndian: at.loadUnaligned(as: UInt64.self))
 }
 
-/// A float16 at any address.
+/// A float16 at any address; exact.
 @inline(__always)
 func loadHalf(_ at: UnsafeRawPointer) -> Float {
-    float(half: load16(at))
+    let bits = load16(at)
+    if bits & 0x7C00 == 0x7C00 { return float(half: bits) }
+    // sign and number in their places, with the exponent's bias of a Float
+    let word = UInt32(bitPattern: Int32(Int16(bitPattern: bits))) &<< 13 & 0x8FFF_E000
+    return Float(bitPattern: word) * 0x1p112
 }

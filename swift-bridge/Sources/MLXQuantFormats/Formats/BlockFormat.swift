@@ -34,15 +34,23 @@ extension WeightFormat {
                     }
                 },
                 halves: { wire, count, out in
-                    withUnsafeTemporaryAllocation(of: Float.self, capacity: Blocks.weights) {
-                        room in
+                    // several blocks, so that what is read back has long been written
+                    let together = max(1, halvedTogether / Blocks.weights)
+                    let capacity = together * Blocks.weights
+                    withUnsafeTemporaryAllocation(of: Float.self, capacity: capacity) { room in
                         guard let floats = room.baseAddress else { return }
-                        for block in 0..<count {
-                            Blocks.decode(wire.weight + block &* Blocks.bytes, floats)
-                            let to = out + block &* Blocks.weights
-                            for index in 0..<Blocks.weights {
-                                to[index] = halfBits(floats[index])
+                        var done = 0
+                        while done < count {
+                            let some = min(together, count &- done)
+                            for index in 0..<some {
+                                Blocks.decode(
+                                    wire.weight + (done &+ index) &* Blocks.bytes,
+                                    floats + index &* Blocks.weights
+                                )
                             }
+                            let to = out + done &* Blocks.weights
+                            halve(floats, some &* Blocks.weights, to)
+                            done &+= some
                         }
                     }
                 }

@@ -7,8 +7,12 @@
 protocol GroupFormat: Sendable {
     /// Consecutive weights of a row that share a scale.
     var groupSize: Int { get }
-    /// Writes the `groupSize` weights of a group to `out`.
-    func decode(_ wire: Wire, _ group: Int, _ out: UnsafeMutablePointer<Float>)
+    /// Bytes of a group's codes.
+    var groupBytes: Int { get }
+    /// Bytes of a scale, and of a bias.
+    var scaleBytes: Int { get }
+    /// Writes the `groupSize` weights of the group that the parts begin with to `out`.
+    func decode(_ group: Wire, _ out: UnsafeMutablePointer<Float>)
 }
 
 extension Decoder {
@@ -16,20 +20,28 @@ extension Decoder {
     init(_ groups: some GroupFormat) {
         self.init(
             floats: { wire, count, out in
-                for group in 0..<count {
-                    groups.decode(wire, group, out + group &* groups.groupSize)
+                var (group, to) = (wire, out)
+                for _ in 0..<count {
+                    groups.decode(group, to)
+                    group.advance(groups.groupBytes, groups.scaleBytes)
+                    to += groups.groupSize
                 }
             },
             halves: { wire, count, out in
                 let size = groups.groupSize
-                withUnsafeTemporaryAllocation(of: Float.self, capacity: size) { room in
+                // several groups, so that what is read back has long been written
+                let together = max(1, halvedTogether / size)
+                withUnsafeTemporaryAllocation(of: Float.self, capacity: together * size) { room in
                     guard let floats = room.baseAddress else { return }
-                    for group in 0..<count {
-                        groups.decode(wire, group, floats)
-                        let to = out + group &* size
-                        for index in 0..<size {
-                            to[index] = halfBits(floats[index])
+                    var (group, done) = (wire, 0)
+                    while done < count {
+                        let some = min(together, count &- done)
+                        for index in 0..<some {
+                            groups.decode(group, floats + index &* size)
+                            group.advance(groups.groupBytes, groups.scaleBytes)
                         }
+                        halve(floats, some &* size, out + done &* size)
+                        done &+= some
                     }
                 }
             }

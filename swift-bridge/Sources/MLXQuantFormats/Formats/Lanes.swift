@@ -28,9 +28,9 @@ func storeAffine(
     _ out: UnsafeMutablePointer<Float>
 ) {
     let (scale, low) = (SIMD8<Float>(repeating: scale), SIMD8<Float>(repeating: low))
-    // eight at a time: what converts sixteen at once is slow where vectors are wide
-    store(floats(codes.lowHalf) * scale - low, out)
-    store(floats(codes.highHalf) * scale - low, out + 8)
+    let (first, second) = words(codes)
+    store(floats(first) * scale - low, out)
+    store(floats(second) * scale - low, out + 8)
 }
 
 /// Sixteen weights: codes less what stands for zero, times a scale.
@@ -41,27 +41,60 @@ func storeSymmetric(
     _ scale: Float,
     _ out: UnsafeMutablePointer<Float>
 ) {
-    storeSigned(codes &- SIMD16<UInt8>(repeating: zero), scale, out)
+    let scale = SIMD8<Float>(repeating: scale)
+    let (first, second) = words(codes)
+    store(floats(first, less: zero) * scale, out)
+    store(floats(second, less: zero) * scale, out + 8)
 }
 
-/// The halves of eight bytes in turn, the lower one of each first.
+/// Codes less what stands for zero.
 @inline(__always)
-func nibbles(_ bytes: SIMD8<UInt8>) -> SIMD16<UInt8> {
-    let words = SIMD8<UInt16>(truncatingIfNeeded: bytes)
-    let apart = (words | (words &<< SIMD8(repeating: 4))) & SIMD8(repeating: 0x0F0F)
-    return unsafeBitCast(apart, to: SIMD16<UInt8>.self)
+func floats(_ codes: SIMD8<UInt8>, less zero: UInt8 = 0) -> SIMD8<Float> {
+    floats(unsafeBitCast(interleaved(codes, SIMD8()), to: SIMD8<UInt16>.self), less: zero)
 }
 
-/// Codes as floats.
+/// Bytes in words of their own, eight and eight.
 @inline(__always)
-func floats(_ codes: SIMD8<UInt8>) -> SIMD8<Float> {
-    SIMD8<Float>(SIMD8<Int32>(truncatingIfNeeded: codes))
+func words(_ bytes: SIMD16<UInt8>) -> (SIMD8<UInt16>, SIMD8<UInt16>) {
+    var apart = SIMD32<UInt8>()
+    apart.evenHalf = bytes
+    return (
+        unsafeBitCast(apart.lowHalf, to: SIMD8<UInt16>.self),
+        unsafeBitCast(apart.highHalf, to: SIMD8<UInt16>.self)
+    )
 }
 
-/// Codes that are two's complements as floats.
+/// Codes less what stands for zero.
 @inline(__always)
-func signedFloats(_ codes: SIMD8<UInt8>) -> SIMD8<Float> {
-    SIMD8<Float>(SIMD8<Int32>(truncatingIfNeeded: SIMD8<Int8>(truncatingIfNeeded: codes)))
+func floats(_ codes: SIMD8<UInt16>, less zero: UInt8 = 0) -> SIMD8<Float> {
+    // 2^23 and the code, as its last bits. The library's conversions of vectors are calls.
+    let large = interleaved(codes, SIMD8(repeating: 0x4B00))
+    return unsafeBitCast(large, to: SIMD8<Float>.self) - SIMD8(repeating: 0x1p23 + Float(zero))
+}
+
+/// The elements of two vectors in turn, the first one's first.
+@inline(__always)
+func interleaved<Scalar>(_ first: SIMD8<Scalar>, _ second: SIMD8<Scalar>) -> SIMD16<Scalar> {
+    var found = SIMD16<Scalar>()
+    found.evenHalf = first
+    found.oddHalf = second
+    return found
+}
+
+/// The elements of two vectors in turn, the first one's first.
+@inline(__always)
+func interleaved<Scalar>(_ first: SIMD4<Scalar>, _ second: SIMD4<Scalar>) -> SIMD8<Scalar> {
+    var found = SIMD8<Scalar>()
+    found.evenHalf = first
+    found.oddHalf = second
+    return found
+}
+
+/// Sixteen codes as floats, for scales.
+@inline(__always)
+func floats(_ codes: SIMD16<UInt8>, less zero: UInt8 = 0) -> SIMD16<Float> {
+    let (first, second) = words(codes)
+    return SIMD16(lowHalf: floats(first, less: zero), highHalf: floats(second, less: zero))
 }
 
 /// The bytes of a word, the lowest first.
@@ -99,45 +132,35 @@ func storeSigned(
     _ scale: Float,
     _ out: UnsafeMutablePointer<Float>
 ) {
-    let scale = SIMD8<Float>(repeating: scale)
-    store(signedFloats(codes.lowHalf) * scale, out)
-    store(signedFloats(codes.highHalf) * scale, out + 8)
-}
-
-/// Twice the levels of E2M1 codes below 8: 0, 1, 2, 3, 4, 6, 8, 12.
-@inline(__always)
-func twiceE2M1(_ codes: SIMD16<UInt8>) -> SIMD16<UInt8> {
-    let low = codes & SIMD16<UInt8>(repeating: 3)
-    let more =
-        low &+ ((low & (low &>> SIMD16<UInt8>(repeating: 1))) &<< SIMD16<UInt8>(repeating: 1))
-    let upper = SIMD16<UInt8>(repeating: 0) &- (codes &>> SIMD16<UInt8>(repeating: 2))
-    return codes &+ (more & upper)
-}
-
-/// Sixteen weights: twice the levels of E2M1 codes, 0 without a sign, times a scale.
-@inline(__always)
-func storeTwiceE2M1(
-    _ codes: SIMD16<UInt8>,
-    _ scale: Float,
-    _ out: UnsafeMutablePointer<Float>
-) {
-    let twice = twiceE2M1(codes & SIMD16<UInt8>(repeating: 7))
-    let negative = SIMD16<UInt8>(repeating: 0) &- (codes &>> SIMD16<UInt8>(repeating: 3))
-    storeSigned((twice ^ negative) &- negative, scale, out)
+    storeSymmetric(codes ^ SIMD16(repeating: 128), less: 128, scale, out)
 }
 
 /// Writes 32 weights of 16 bytes of codes: byte j holds weight j (low nibble) and weight j + 16, each
-/// the name of a level, times a scale.
+/// the name of a value, times a scale.
 @inline(__always)
-func decodeLevels(
+func storeNibbles(
     _ codes: UnsafeRawPointer,
+    _ pairs: UnsafePointer<SIMD2<Float>>,
     _ scale: Float,
-    _ levels: UnsafePointer<Float>,
     _ out: UnsafeMutablePointer<Float>
 ) {
-    let codes = codes.assumingMemoryBound(to: UInt8.self)
-    for j in 0..<16 {
-        out[j] = levels[Int(codes[j] & 15)] * scale
-        out[j &+ 16] = levels[Int(codes[j] &>> 4)] * scale
-    }
+    let scales = SIMD8<Float>(repeating: scale)
+    let (first, second) = (load64(codes), load64(codes + 8))
+    store(eight(lowHalves: first, pairs) * scales, out)
+    store(eight(lowHalves: second, pairs) * scales, out + 8)
+    store(eight(lowHalves: first &>> 4, pairs) * scales, out + 16)
+    store(eight(lowHalves: second &>> 4, pairs) * scales, out + 24)
+}
+
+/// Writes four floats.
+@inline(__always)
+func store(_ values: SIMD4<Float>, _ out: UnsafeMutablePointer<Float>) {
+    UnsafeMutableRawPointer(out).storeBytes(of: values, as: SIMD4<Float>.self)
+}
+
+/// Bytes in the upper eight bits of words.
+@inline(__always)
+func upper(_ bytes: SIMD8<UInt8>) -> SIMD8<UInt32> {
+    let words = unsafeBitCast(interleaved(SIMD8(), bytes), to: SIMD8<UInt16>.self)
+    return unsafeBitCast(interleaved(SIMD8(), words), to: SIMD8<UInt32>.self)
 }

@@ -128,11 +128,19 @@ extension WeightFormat {
 /// Where the blocks of a format's parts begin.
 struct Wire {
     /// Codes, or whole blocks.
-    let weight: UnsafeRawPointer
+    private(set) var weight: UnsafeRawPointer
     /// One a block; the same as `weight` where the format has none.
-    let scales: UnsafeRawPointer
+    private(set) var scales: UnsafeRawPointer
     /// One a block; the same as `weight` where the format has none.
-    let biases: UnsafeRawPointer
+    private(set) var biases: UnsafeRawPointer
+
+    /// Goes on by a group of so many bytes.
+    @inline(__always)
+    mutating func advance(_ codes: Int, _ scale: Int) {
+        weight += codes
+        scales += scale
+        biases += scale
+    }
 
     /// The beginnings of buffers, of which there is one at least.
     init(_ parts: [UnsafeRawBufferPointer]) {

@@ -7,8 +7,8 @@ func withEighth(_ seven: UInt32) -> UInt8 {
     return UInt8(truncatingIfNeeded: seven | parity &<< 7)
 }
 
-/// Writes eight weights: the bytes of a point, which are 1 to 127, times the scale, negative where a
-/// bit of `negative` is set.
+/// Writes eight weights: the bytes of a point times the scale, negative where a bit of `negative` is
+/// set.
 @inline(__always)
 func storePoint(
     _ point: UInt64,
@@ -16,11 +16,11 @@ func storePoint(
     _ negative: UInt8,
     _ out: UnsafeMutablePointer<Float>
 ) {
-    let ones = spread(negative) &>> 7
-    // the two's complement of the bytes that are negative; no byte carries, since none is 0
-    let coordinates = eightBytes(of: (point ^ (ones &* 255)) &+ ones)
-    let whole = SIMD8<Int32>(truncatingIfNeeded: SIMD8<Int8>(truncatingIfNeeded: coordinates))
-    store(SIMD8<Float>(whole) * SIMD8<Float>(repeating: scale), out)
+    let signs = CodeTables.fourSigns
+    let mask = SIMD8(lowHalf: signs[Int(negative & 15)], highHalf: signs[Int(negative &>> 4)])
+    let weights = floats(eightBytes(of: point)) * SIMD8<Float>(repeating: scale)
+    let bits = unsafeBitCast(weights, to: SIMD8<UInt32>.self) ^ mask
+    store(unsafeBitCast(bits, to: SIMD8<Float>.self), out)
 }
 
 /// Writes eight weights of a point of IQ1_S, whose coordinates are -1, 0 and 1 in two bits each, one
@@ -32,10 +32,8 @@ func storeShifted(
     _ scale: Float,
     _ out: UnsafeMutablePointer<Float>
 ) {
-    let shift: Float = negative == 0 ? 0.125 : -0.125
-    let word = Int32(point)
-    for j in 0..<8 {
-        let coordinate = word &>> Int32(truncatingIfNeeded: 2 &* j) & 3
-        out[j] = (Float(coordinate &- 1) + shift) * scale
-    }
+    let shift = SIMD8<Float>(repeating: negative == 0 ? 0.125 : -0.125)
+    let levels = CodeTables.fourOfThreeLevels
+    let point = SIMD8(lowHalf: levels[Int(point & 255)], highHalf: levels[Int(point &>> 8)])
+    store((point + shift) * SIMD8(repeating: scale), out)
 }

@@ -22,8 +22,6 @@ enum GGMLMXFP4: BlockFormat {
         let e = UInt32(block.load(as: UInt8.self))
         // below e = 2 subnormal, and so with a fraction in place of the exponent
         let half = Float(bitPattern: e < 2 ? 0x20_0000 &<< e : (e &- 1) &<< 23)
-        let qs = bytes16(block, 1)
-        storeTwiceE2M1(codes(qs, from: 0, mask: 15), half, out)
-        storeTwiceE2M1(codes(qs, from: 4, mask: 15), half, out + 16)
+        storeNibbles(block + 1, CodeTables.pairsOfTwiceE2M1, half, out)
     }
 }

@@ -17,11 +17,13 @@ enum GGMLNVFP4: BlockFormat {
 
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
+        let pairs = CodeTables.pairsOfTwiceE2M1
         for group in 0..<4 {
             let scale = halfScale((block + group).load(as: UInt8.self))
-            let qs = bytes8(block, 4 &+ 8 &* group)
-            let nibbles = SIMD16(lowHalf: qs, highHalf: qs &>> SIMD8(repeating: 4))
-            storeTwiceE2M1(nibbles & SIMD16(repeating: 15), scale, out + (16 &* group))
+            let scales = SIMD8<Float>(repeating: scale)
+            let qs = load64(block + (4 &+ 8 &* group))
+            store(eight(lowHalves: qs, pairs) * scales, out + 16 &* group)
+            store(eight(lowHalves: qs &>> 4, pairs) * scales, out + (16 &* group &+ 8))
         }
     }
 

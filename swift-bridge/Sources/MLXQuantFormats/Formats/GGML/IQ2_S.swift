@@ -24,12 +24,14 @@ enum IQ2_S: BlockFormat {
         let scales = load64(block + 74)
         let points = Tables.iq2sGrid
         for pair in 0..<16 {
-            let l = Int32(truncatingIfNeeded: scales &>> UInt64(4 &* pair) & 15)
+            let l = Int32(truncatingIfNeeded: scales &>> UInt64(truncatingIfNeeded: 4 &* pair) & 15)
             let scale = d * (Float(2 &* l &+ 1) * 0.125)
             for side in 0..<2 {
                 let group = 2 &* pair &+ side
                 let low = Int((block + (2 &+ group)).load(as: UInt8.self))
-                let upper = Int(truncatingIfNeeded: high &>> UInt64(2 &* group) & 3)
+                let upper = Int(
+                    truncatingIfNeeded: high &>> UInt64(truncatingIfNeeded: 2 &* group) & 3
+                )
                 let negative = (block + (34 &+ group)).load(as: UInt8.self)
                 storePoint(points[low | upper &<< 8], scale, negative, out + (8 &* group))
             }

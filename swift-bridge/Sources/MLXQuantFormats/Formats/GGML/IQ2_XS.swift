@@ -23,11 +23,11 @@ enum IQ2_XS: BlockFormat {
         let scales = load64(block + 66)
         let points = Tables.iq2xsGrid
         for pair in 0..<16 {
-            let l = Int32(truncatingIfNeeded: scales &>> UInt64(4 &* pair) & 15)
+            let l = Int32(truncatingIfNeeded: scales &>> UInt64(truncatingIfNeeded: 4 &* pair) & 15)
             let scale = d * (Float(2 &* l &+ 1) * 0.125)
             let groups = load32(block + (2 &+ 4 &* pair))
             for side in 0..<2 {
-                let group = groups &>> UInt32(16 &* side)
+                let group = groups &>> UInt32(truncatingIfNeeded: 16 &* side)
                 let negative = withEighth(group &>> 9 & 127)
                 let to = out + (16 &* pair &+ 8 &* side)
                 storePoint(points[Int(group & 511)], scale, negative, to)

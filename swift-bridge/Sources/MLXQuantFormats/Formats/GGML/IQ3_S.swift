@@ -26,15 +26,17 @@ enum IQ3_S: BlockFormat {
             let lows = load64(block + (2 &+ 8 &* part))
             let high = UInt64((block + (66 &+ part)).load(as: UInt8.self))
             let signs = load32(block + (74 &+ 4 &* part))
-            let l = Int32(truncatingIfNeeded: scales &>> UInt32(4 &* part) & 15)
+            let l = Int32(truncatingIfNeeded: scales &>> UInt32(truncatingIfNeeded: 4 &* part) & 15)
             let scale = d * Float(2 &* l &+ 1)
             for group in 0..<4 {
-                let low = lows &>> UInt64(16 &* group)
-                let upper = high &>> UInt64(2 &* group)
+                let low = lows &>> UInt64(truncatingIfNeeded: 16 &* group)
+                let upper = high &>> UInt64(truncatingIfNeeded: 2 &* group)
                 let first = Int(truncatingIfNeeded: low & 255 | (upper & 1) &<< 8)
                 let second = Int(truncatingIfNeeded: low &>> 8 & 255 | (upper & 2) &<< 7)
                 let point = UInt64(points[first]) | UInt64(points[second]) &<< 32
-                let negative = UInt8(truncatingIfNeeded: signs &>> UInt32(8 &* group))
+                let negative = UInt8(
+                    truncatingIfNeeded: signs &>> UInt32(truncatingIfNeeded: 8 &* group)
+                )
                 storePoint(point, scale, negative, out + (32 &* part &+ 8 &* group))
             }
         }

@@ -26,10 +26,10 @@ enum IQ3_XXS: BlockFormat {
             let word = load32(block + (66 &+ 4 &* part))
             let scale = d * (Float(Int32(truncatingIfNeeded: 2 &* (word &>> 28) &+ 1)) * 0.25)
             for group in 0..<4 {
-                let pair = indices &>> UInt64(16 &* group)
+                let pair = indices &>> UInt64(truncatingIfNeeded: 16 &* group)
                 let second = UInt64(points[Int(pair &>> 8 & 255)]) &<< 32
                 let point = UInt64(points[Int(pair & 255)]) | second
-                let negative = withEighth(word &>> UInt32(7 &* group) & 127)
+                let negative = withEighth(word &>> UInt32(truncatingIfNeeded: 7 &* group) & 127)
                 storePoint(point, scale, negative, out + (32 &* part &+ 8 &* group))
             }
         }

@@ -17,6 +17,6 @@ enum IQ4_NL: BlockFormat {
 
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
-        decodeLevels(block + 2, loadHalf(block), Tables.iq4nlLevels, out)
+        storeNibbles(block + 2, CodeTables.pairsOfIQ4NL, loadHalf(block), out)
     }
 }

@@ -23,12 +23,12 @@ enum IQ4_XS: BlockFormat {
         let d = loadHalf(block)
         let highs = UInt32(load16(block + 2))
         let lows = load32(block + 4)
-        let levels = Tables.iq4nlLevels
+        let pairs = CodeTables.pairsOfIQ4NL
         for subBlock in 0..<8 {
-            let high = highs &>> UInt32(2 &* subBlock) & 3
-            let low = lows &>> UInt32(4 &* subBlock) & 15
+            let high = highs &>> UInt32(truncatingIfNeeded: 2 &* subBlock) & 3
+            let low = lows &>> UInt32(truncatingIfNeeded: 4 &* subBlock) & 15
             let scale = d * Float(Int32(truncatingIfNeeded: low | high &<< 4) &- 32)
-            decodeLevels(block + (8 &+ 16 &* subBlock), scale, levels, out + (32 &* subBlock))
+            storeNibbles(block + (8 &+ 16 &* subBlock), pairs, scale, out + (32 &* subBlock))
         }
     }
 }

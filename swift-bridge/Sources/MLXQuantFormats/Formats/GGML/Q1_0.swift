@@ -20,7 +20,7 @@ enum Q1_0: BlockFormat {
         let d = loadHalf(block)
         for eight in 0..<16 {
             let negative = spread(~(block + (2 &+ eight)).load(as: UInt8.self))
-            let signs = SIMD8<UInt32>(truncatingIfNeeded: eightBytes(of: negative)) &<< 24
+            let signs = upper(eightBytes(of: negative))
             let values = SIMD8<UInt32>(repeating: d.bitPattern) ^ signs
             store(unsafeBitCast(values, to: SIMD8<Float>.self), out + (8 &* eight))
         }

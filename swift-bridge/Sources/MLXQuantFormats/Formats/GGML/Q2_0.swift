@@ -17,14 +17,11 @@ enum Q2_0: BlockFormat {
 
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
-        let d = loadHalf(block)
+        let d = SIMD4<Float>(repeating: loadHalf(block))
         let qs = (block + 2).assumingMemoryBound(to: UInt8.self)
+        let levels = CodeTables.fourOfThreeLevels
         for j in 0..<16 {
-            let byte = Int32(qs[j])
-            out[4 &* j] = Float((byte & 3) &- 1) * d
-            out[4 &* j &+ 1] = Float((byte &>> 2 & 3) &- 1) * d
-            out[4 &* j &+ 2] = Float((byte &>> 4 & 3) &- 1) * d
-            out[4 &* j &+ 3] = Float((byte &>> 6) &- 1) * d
+            store(levels[Int(qs[j])] * d, out + 4 &* j)
         }
     }
 }

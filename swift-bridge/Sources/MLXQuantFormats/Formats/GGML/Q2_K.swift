@@ -19,16 +19,26 @@ enum Q2_K: BlockFormat {
 
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
-        let d = loadHalf(block + 80)
-        let dmin = loadHalf(block + 82)
-        for subBlock in 0..<16 {
-            let (run, plane, side) = (subBlock / 8, subBlock / 2 % 4, subBlock % 2)
-            let packed = (block + subBlock).load(as: UInt8.self)
-            let scale = d * Float(Int32(packed & 15))
-            let low = dmin * Float(Int32(packed &>> 4))
-            let qs = bytes16(block, 16 &+ 32 &* run &+ 16 &* side)
-            let code = codes(qs, from: 2 &* plane, mask: 3)
-            storeAffine(code, scale, low, out + (16 &* subBlock))
+        let packed = bytes16(block, 0)
+        let d = SIMD16<Float>(repeating: loadHalf(block + 80))
+        let dmin = SIMD16<Float>(repeating: loadHalf(block + 82))
+        let scales = d * floats(codes(packed, from: 0, mask: 15))
+        let lows = dmin * floats(codes(packed, from: 4, mask: 15))
+        // in memory, where one of them is quick to find
+        withUnsafePointer(to: scales) { scales in
+            withUnsafePointer(to: lows) { lows in
+                let scales = UnsafeRawPointer(scales).assumingMemoryBound(to: Float.self)
+                let lows = UnsafeRawPointer(lows).assumingMemoryBound(to: Float.self)
+                for part in 0..<4 {
+                    let qs = bytes16(block, 16 &+ 16 &* part)
+                    let first = 8 &* (part / 2) &+ part % 2
+                    let (scale, low, to) = (scales + first, lows + first, out + 16 &* first)
+                    storeAffine(codes(qs, from: 0, mask: 3), scale[0], low[0], to)
+                    storeAffine(codes(qs, from: 2, mask: 3), scale[2], low[2], to + 32)
+                    storeAffine(codes(qs, from: 4, mask: 3), scale[4], low[4], to + 64)
+                    storeAffine(codes(qs, from: 6, mask: 3), scale[6], low[6], to + 96)
+                }
+            }
         }
     }
 }

@@ -24,20 +24,48 @@ enum Q3_K: BlockFormat {
 
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
-        let d = loadHalf(block + 108)
-        let lows = load64(block + 96)
-        let highs = load32(block + 104)
-        for subBlock in 0..<16 {
-            let (run, plane, side) = (subBlock / 8, subBlock / 2 % 4, subBlock % 2)
-            let low = lows &>> UInt64(8 &* (subBlock % 8) &+ 4 &* run) & 15
-            let high = highs &>> UInt32(8 &* (subBlock % 4) &+ 2 &* (subBlock / 4)) & 3
-            let packed = Int32(truncatingIfNeeded: low) | Int32(truncatingIfNeeded: high) &<< 4
-            let scale = d * Float(packed &- 32)
-            let qs = bytes16(block, 32 &+ 32 &* run &+ 16 &* side)
-            let hmask = bytes16(block, 16 &* side)
-            let upper = codes(hmask, from: 4 &* run &+ plane, mask: 1)
-            let code = codes(qs, from: 2 &* plane, mask: 3) | (upper &<< 2)
-            storeSymmetric(code, less: 4, scale, out + (16 &* subBlock))
+        let d = SIMD16<Float>(repeating: loadHalf(block + 108))
+        let scales = d * floats(scaleCodes(block + 96), less: 32)
+        // sub-blocks that share bytes; written out, since a scale is quick to find by a constant only
+        @inline(__always)
+        func planes(_ run: Int, _ side: Int) {
+            let low = bytes16(block, 32 &+ 32 &* run &+ 16 &* side)
+            let high = bytes16(block, 16 &* side)
+            plane(low, 0, high, 4 &* run, 8 &* run &+ side)
+            plane(low, 2, high, 4 &* run &+ 1, 8 &* run &+ side &+ 2)
+            plane(low, 4, high, 4 &* run &+ 2, 8 &* run &+ side &+ 4)
+            plane(low, 6, high, 4 &* run &+ 3, 8 &* run &+ side &+ 6)
         }
+        @inline(__always)
+        func plane(
+            _ low: SIMD16<UInt8>,
+            _ lowFrom: Int,
+            _ high: SIMD16<UInt8>,
+            _ highFrom: Int,
+            _ subBlock: Int
+        ) {
+            let upper = codes(high, from: highFrom, mask: 1) &<< 2
+            let three = codes(low, from: lowFrom, mask: 3) | upper
+            storeSymmetric(three, less: 4, scales[subBlock], out + 16 &* subBlock)
+        }
+        planes(0, 0)
+        planes(0, 1)
+        planes(1, 0)
+        planes(1, 1)
+    }
+
+    /// Sixteen scales in twelve bytes, each 32 more than it is.
+    @inline(__always)
+    private static func scaleCodes(_ packed: UnsafeRawPointer) -> SIMD16<UInt8> {
+        let low = bytes8(packed, 0)
+        let high = UInt64(load32(packed + 8))
+        let first = high & 0x0303_0303 | high &<< 30 & 0x0303_0303_0000_0000
+        let second = high &>> 4 & 0x0303_0303 | high &<< 26 & 0x0303_0303_0000_0000
+        let lows = SIMD16(
+            lowHalf: low & SIMD8(repeating: 15),
+            highHalf: low &>> SIMD8(repeating: 4)
+        )
+        let highs = SIMD16(lowHalf: eightBytes(of: first), highHalf: eightBytes(of: second))
+        return lows | highs &<< SIMD16(repeating: 4)
     }
 }

@@ -18,10 +18,8 @@ enum Q4_0: BlockFormat {
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
         let d = loadHalf(block)
-        let qs = (block + 2).assumingMemoryBound(to: UInt8.self)
-        for j in 0..<16 {
-            out[j] = Float(Int32(qs[j] & 15) &- 8) * d
-            out[j &+ 16] = Float(Int32(qs[j] &>> 4) &- 8) * d
-        }
+        let qs = bytes16(block, 2)
+        storeSymmetric(codes(qs, from: 0, mask: 15), less: 8, d, out)
+        storeSymmetric(codes(qs, from: 4, mask: 15), less: 8, d, out + 16)
     }
 }

@@ -18,11 +18,10 @@ enum Q4_1: BlockFormat {
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
         let d = loadHalf(block)
-        let m = loadHalf(block + 2)
-        let qs = (block + 4).assumingMemoryBound(to: UInt8.self)
-        for j in 0..<16 {
-            out[j] = Float(Int32(qs[j] & 15)) * d + m
-            out[j &+ 16] = Float(Int32(qs[j] &>> 4)) * d + m
-        }
+        // less -m, which is the same number
+        let low = -loadHalf(block + 2)
+        let qs = bytes16(block, 4)
+        storeAffine(codes(qs, from: 0, mask: 15), d, low, out)
+        storeAffine(codes(qs, from: 4, mask: 15), d, low, out + 16)
     }
 }

@@ -19,18 +19,25 @@ enum Q4_K: BlockFormat {
 
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
-        let d = loadHalf(block)
-        let dmin = loadHalf(block + 2)
-        let packed = KScales(block + 4)
-        for run in 0..<4 {
-            let first = packed.pair(2 &* run, d, dmin)
-            let second = packed.pair(2 &* run &+ 1, d, dmin)
-            for side in 0..<2 {
-                let qs = bytes16(block, 16 &+ 32 &* run &+ 16 &* side)
-                let to = out + (64 &* run &+ 16 &* side)
-                storeAffine(codes(qs, from: 0, mask: 15), first.scale, first.low, to)
-                storeAffine(codes(qs, from: 4, mask: 15), second.scale, second.low, to + 32)
-            }
+        let packed = KScales(block + 4, loadHalf(block), loadHalf(block + 2))
+        let (scales, lows) = (packed.scales, packed.lows)
+        // written out, since a scale is quick to find by a constant only
+        @inline(__always)
+        func run(_ run: Int) {
+            half(run, 0)
+            half(run, 1)
         }
+        @inline(__always)
+        func half(_ run: Int, _ side: Int) {
+            let qs = bytes16(block, 16 &+ 32 &* run &+ 16 &* side)
+            let to = out + (64 &* run &+ 16 &* side)
+            let (first, second) = (2 &* run, 2 &* run &+ 1)
+            storeAffine(codes(qs, from: 0, mask: 15), scales[first], lows[first], to)
+            storeAffine(codes(qs, from: 4, mask: 15), scales[second], lows[second], to + 32)
+        }
+        run(0)
+        run(1)
+        run(2)
+        run(3)
     }
 }

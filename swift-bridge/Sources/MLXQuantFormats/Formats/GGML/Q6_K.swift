@@ -21,15 +21,28 @@ enum Q6_K: BlockFormat {
 
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
-        let d = loadHalf(block + 208)
-        for subBlock in 0..<16 {
-            let (run, plane, side) = (subBlock / 8, subBlock / 2 % 4, subBlock % 2)
-            let scale = d * Float(Int32((block + (192 &+ subBlock)).load(as: Int8.self)))
-            let ql = bytes16(block, 64 &* run &+ 32 &* (plane % 2) &+ 16 &* side)
-            let qh = bytes16(block, 128 &+ 32 &* run &+ 16 &* side)
-            let low = codes(ql, from: 4 &* (plane / 2), mask: 15)
-            let high = codes(qh, from: 2 &* plane, mask: 3)
-            storeSymmetric(low | (high &<< 4), less: 32, scale, out + (16 &* subBlock))
+        let d = SIMD16<Float>(repeating: loadHalf(block + 208))
+        let signed = bytes16(block, 192)
+        let scales = d * floats(signed ^ SIMD16(repeating: 128), less: 128)
+        // sub-blocks that share bytes; written out, since a scale is quick to find by a constant only
+        @inline(__always)
+        func planes(_ run: Int, _ side: Int) {
+            let first = bytes16(block, 64 &* run &+ 16 &* side)
+            let second = bytes16(block, 64 &* run &+ 16 &* side &+ 32)
+            let high = bytes16(block, 128 &+ 32 &* run &+ 16 &* side)
+            plane(codes(first, from: 0, mask: 15), high, 0, 8 &* run &+ side)
+            plane(codes(second, from: 0, mask: 15), high, 2, 8 &* run &+ side &+ 2)
+            plane(codes(first, from: 4, mask: 15), high, 4, 8 &* run &+ side &+ 4)
+            plane(codes(second, from: 4, mask: 15), high, 6, 8 &* run &+ side &+ 6)
         }
+        @inline(__always)
+        func plane(_ low: SIMD16<UInt8>, _ high: SIMD16<UInt8>, _ from: Int, _ subBlock: Int) {
+            let six = low | codes(high, from: from, mask: 3) &<< 4
+            storeSymmetric(six, less: 32, scales[subBlock], out + 16 &* subBlock)
+        }
+        planes(0, 0)
+        planes(0, 1)
+        planes(1, 0)
+        planes(1, 1)
     }
 }

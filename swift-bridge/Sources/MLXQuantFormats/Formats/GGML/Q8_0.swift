@@ -18,9 +18,7 @@ enum Q8_0: BlockFormat {
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
         let d = loadHalf(block)
-        let qs = (block + 2).assumingMemoryBound(to: Int8.self)
-        for j in 0..<32 {
-            out[j] = Float(Int32(qs[j])) * d
-        }
+        storeSigned(bytes16(block, 2), d, out)
+        storeSigned(bytes16(block, 18), d, out + 16)
     }
 }

@@ -19,9 +19,8 @@ enum Q8_K: BlockFormat {
     @inline(__always)
     static func decode(_ block: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>) {
         let d = Float(bitPattern: load32(block))
-        let qs = (block + 4).assumingMemoryBound(to: Int8.self)
-        for j in 0..<256 {
-            out[j] = Float(Int32(qs[j])) * d
+        for part in 0..<16 {
+            storeSigned(bytes16(block, 4 &+ 16 &* part), d, out + 16 &* part)
         }
     }
 }

@@ -42,7 +42,10 @@ enum TQ1_0: BlockFormat {
     /// The first digit of each byte: byte · 3 div 256.
     @inline(__always)
     private static func digits(_ bytes: SIMD16<UInt8>) -> SIMD16<UInt8> {
-        let products = SIMD16<UInt16>(truncatingIfNeeded: bytes) &* SIMD16(repeating: 3)
-        return SIMD16<UInt8>(truncatingIfNeeded: products &>> SIMD16(repeating: 8))
+        let words = unsafeBitCast(bytes, to: SIMD8<UInt16>.self)
+        let (three, eight) = (SIMD8<UInt16>(repeating: 3), SIMD8<UInt16>(repeating: 8))
+        let low = ((words & SIMD8(repeating: 0xFF)) &* three) &>> eight
+        let high = ((words &>> eight) &* three) & SIMD8(repeating: 0xFF00)
+        return unsafeBitCast(low | high, to: SIMD16<UInt8>.self)
     }
 }

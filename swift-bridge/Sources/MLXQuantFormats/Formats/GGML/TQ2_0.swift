@@ -22,10 +22,10 @@ enum TQ2_0: BlockFormat {
         for part in 0..<4 {
             let qs = bytes16(block, 16 &* part)
             let to = out + (128 &* (part / 2) &+ 16 &* (part % 2))
-            for plane in 0..<4 {
-                let code = codes(qs, from: 2 &* plane, mask: 3)
-                storeSymmetric(code, less: 1, d, to + (32 &* plane))
-            }
+            storeSymmetric(codes(qs, from: 0, mask: 3), less: 1, d, to)
+            storeSymmetric(codes(qs, from: 2, mask: 3), less: 1, d, to + 32)
+            storeSymmetric(codes(qs, from: 4, mask: 3), less: 1, d, to + 64)
+            storeSymmetric(codes(qs, from: 6, mask: 3), less: 1, d, to + 96)
         }
     }
 }

@@ -14,26 +14,52 @@
 /// Codes of 3, 5 and 6 bits run across the words; eight of any width fill whole bytes.
 private struct AffineGroups<Width: CodeWidth, Floats: Rounding>: GroupFormat {
     let groupSize: Int
+    let groupBytes: Int
+    var scaleBytes: Int { Floats.bytes }
+    private let width = Width()
+
+    init(groupSize: Int) {
+        self.groupSize = groupSize
+        groupBytes = groupSize * Width.bits / 8
+    }
 
     @inline(__always)
-    func decode(_ wire: Wire, _ group: Int, _ out: UnsafeMutablePointer<Float>) {
-        let scale = Floats.load(wire.scales, group)
-        let bias = Floats.load(wire.biases, group)
-        let packed = wire.weight + group &* groupSize &* Width.bits / 8
-        for eight in 0..<(groupSize / 8) {
-            let codes = eightBytes(of: Width.unpack(packed + eight &* Width.bits))
-            store(floats(codes), out + (8 &* eight))
+    func decode(_ group: Wire, _ out: UnsafeMutablePointer<Float>) {
+        let scale = Floats.load(group.scales)
+        let bias = Floats.load(group.biases)
+        let packed = group.weight
+        guard let line = Floats.Line(scale: scale, bias: bias) else {
+            slowly(packed, scale, bias, out)
+            return
         }
-        if scale.isFinite && bias.isFinite {
-            // then no product and no sum is NaN
-            for index in 0..<groupSize {
-                let product = Floats.roundedNumber(out[index] * scale)
-                out[index] = Floats.roundedNumber(product + bias)
-            }
-        } else {
-            for index in 0..<groupSize {
-                out[index] = Floats.rounded(Floats.rounded(out[index] * scale) + bias)
-            }
+        // groups are of 32, 64 or 128
+        var done = 0
+        repeat {
+            let (from, to) = (packed + done &* Width.bits / 8, out + done)
+            let (first, second) = (width.codes(from), width.codes(from + Width.bits))
+            store(line.weights(first), to)
+            store(line.weights(second), to + 8)
+            let third = width.codes(from + 2 * Width.bits)
+            let fourth = width.codes(from + 3 * Width.bits)
+            store(line.weights(third), to + 16)
+            store(line.weights(fourth), to + 24)
+            done &+= 32
+        } while done < groupSize
+    }
+
+    /// Every operation rounded as the type rounds, infinite and NaN ones too.
+    @inline(never)
+    private func slowly(
+        _ packed: UnsafeRawPointer,
+        _ scale: Float,
+        _ bias: Float,
+        _ out: UnsafeMutablePointer<Float>
+    ) {
+        for eight in 0..<(groupSize / 8) {
+            store(width.codes(packed + eight &* Width.bits), out + 8 &* eight)
+        }
+        for index in 0..<groupSize {
+            out[index] = Floats.rounded(Floats.rounded(out[index] * scale) + bias)
         }
     }
 }
@@ -41,91 +67,95 @@ private struct AffineGroups<Width: CodeWidth, Floats: Rounding>: GroupFormat {
 /// Eight codes in `bits` bytes.
 private protocol CodeWidth: Sendable {
     static var bits: Int { get }
-    /// Eight codes in the low bits of a word, the first one lowest.
-    static func load(_ at: UnsafeRawPointer) -> UInt64
+    init()
+    /// Eight codes, the one in the lowest bits first.
+    func codes(_ at: UnsafeRawPointer) -> SIMD8<Float>
 }
 
-extension CodeWidth {
-    /// Eight codes in a byte each, the first one lowest: halves are moved apart until each is alone.
-    @inline(__always)
-    static func unpack(_ at: UnsafeRawPointer) -> UInt64 {
-        let width = UInt64(bits)
-        var codes = load(at)
-        if bits < 8 {
-            codes = apart(codes, low: 1 &<< (4 &* width) &- 1, by: 32 &- 4 &* width, lane: 32)
-            let pairs = (1 &<< (2 &* width) &- 1) &* 0x1_0000_0001
-            codes = apart(codes, low: pairs, by: 16 &- 2 &* width, lane: 16)
-            let singles = (1 &<< width &- 1) &* 0x1_0001_0001_0001
-            codes = apart(codes, low: singles, by: 8 &- width, lane: 8)
-        }
-        return codes
-    }
-
-    /// Keeps what `low` covers, and moves what is above it to the next lane.
-    @inline(__always)
-    private static func apart(
-        _ codes: UInt64,
-        low: UInt64,
-        by shift: UInt64,
-        lane: UInt64
-    ) -> UInt64 {
-        codes & low | codes &<< shift & (low &<< lane)
-    }
-}
-
-private enum OneBit: CodeWidth {
+private struct OneBit: CodeWidth {
     static var bits: Int { 1 }
+    private nonisolated(unsafe) let fours = CodeTables.fourOfOneBit
 
     @inline(__always)
-    static func load(_ at: UnsafeRawPointer) -> UInt64 { UInt64(at.load(as: UInt8.self)) }
+    func codes(_ at: UnsafeRawPointer) -> SIMD8<Float> {
+        let byte = Int(at.load(as: UInt8.self))
+        return SIMD8(lowHalf: fours[byte & 15], highHalf: fours[byte &>> 4])
+    }
 }
 
-private enum TwoBits: CodeWidth {
+private struct TwoBits: CodeWidth {
     static var bits: Int { 2 }
+    private nonisolated(unsafe) let fours = CodeTables.fourOfTwoBits
 
     @inline(__always)
-    static func load(_ at: UnsafeRawPointer) -> UInt64 { UInt64(load16(at)) }
+    func codes(_ at: UnsafeRawPointer) -> SIMD8<Float> {
+        let first = Int(at.load(as: UInt8.self))
+        let second = Int(at.load(fromByteOffset: 1, as: UInt8.self))
+        return SIMD8(lowHalf: fours[first], highHalf: fours[second])
+    }
 }
 
-private enum ThreeBits: CodeWidth {
+private struct ThreeBits: CodeWidth {
     static var bits: Int { 3 }
+    private nonisolated(unsafe) let pairs = CodeTables.pairsOfThreeBits
 
     @inline(__always)
-    static func load(_ at: UnsafeRawPointer) -> UInt64 {
-        UInt64(load16(at)) | UInt64((at + 2).load(as: UInt8.self)) &<< 16
+    func codes(_ at: UnsafeRawPointer) -> SIMD8<Float> {
+        let word = UInt32(load16(at)) | UInt32((at + 2).load(as: UInt8.self)) &<< 16
+        let low = SIMD4(lowHalf: pairs[Int(word & 63)], highHalf: pairs[Int(word &>> 6 & 63)])
+        let high = SIMD4(lowHalf: pairs[Int(word &>> 12 & 63)], highHalf: pairs[Int(word &>> 18)])
+        return SIMD8(lowHalf: low, highHalf: high)
     }
 }
 
-private enum FourBits: CodeWidth {
+private struct FourBits: CodeWidth {
     static var bits: Int { 4 }
+    private nonisolated(unsafe) let pairs = CodeTables.pairsOfFourBits
 
     @inline(__always)
-    static func load(_ at: UnsafeRawPointer) -> UInt64 { UInt64(load32(at)) }
-}
-
-private enum FiveBits: CodeWidth {
-    static var bits: Int { 5 }
-
-    @inline(__always)
-    static func load(_ at: UnsafeRawPointer) -> UInt64 {
-        UInt64(load32(at)) | UInt64((at + 4).load(as: UInt8.self)) &<< 32
+    func codes(_ at: UnsafeRawPointer) -> SIMD8<Float> {
+        eight(UInt64(load32(at)), pairs)
     }
 }
 
-private enum SixBits: CodeWidth {
+private struct FiveBits: CodeWidth {
+    static var bits: Int { 5 }
+    private nonisolated(unsafe) let pairs = CodeTables.pairsOfFiveBits
+
+    @inline(__always)
+    func codes(_ at: UnsafeRawPointer) -> SIMD8<Float> {
+        let word = UInt64(load32(at)) | UInt64((at + 4).load(as: UInt8.self)) &<< 32
+        let low = SIMD4(lowHalf: pairs[Int(word & 1023)], highHalf: pairs[Int(word &>> 10 & 1023)])
+        let high = SIMD4(
+            lowHalf: pairs[Int(word &>> 20 & 1023)],
+            highHalf: pairs[Int(word &>> 30)]
+        )
+        return SIMD8(lowHalf: low, highHalf: high)
+    }
+}
+
+private struct SixBits: CodeWidth {
     static var bits: Int { 6 }
 
     @inline(__always)
-    static func load(_ at: UnsafeRawPointer) -> UInt64 {
-        UInt64(load32(at)) | UInt64(load16(at + 4)) &<< 32
+    func codes(_ at: UnsafeRawPointer) -> SIMD8<Float> {
+        // twelve bits, two codes, in each quarter of a word
+        let word = UInt64(load32(at)) | UInt64(load16(at + 4)) &<< 32
+        let halves = word & 0xFF_FFFF | word &<< 8 & 0xFF_FFFF_0000_0000
+        let quarters = halves & 0x0FFF_0000_0FFF | halves &<< 4 & 0x0FFF_0000_0FFF_0000
+        let pairs = unsafeBitCast(quarters.littleEndian, to: SIMD4<UInt16>.self)
+        // each of them twice, and one code of it at the upper end
+        let (low, high) = (SIMD4<UInt16>(repeating: 1 << 10), SIMD4<UInt16>(repeating: 1 << 4))
+        let codes = interleaved(pairs &* low, pairs &* high) &>> SIMD8(repeating: 10)
+        return floats(codes)
     }
 }
 
-private enum EightBits: CodeWidth {
+private struct EightBits: CodeWidth {
     static var bits: Int { 8 }
 
     @inline(__always)
-    static func load(_ at: UnsafeRawPointer) -> UInt64 { load64(at) }
+    func codes(_ at: UnsafeRawPointer) -> SIMD8<Float> { floats(bytes8(at, 0)) }
 }
 
 /// The decoder of a scheme of the affine mode.

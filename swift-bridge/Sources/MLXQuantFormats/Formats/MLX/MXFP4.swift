@@ -14,39 +14,27 @@
 ///     w = 2^e · level;  2^e and the product each rounded to the type in which MLX computes
 struct MXFP4Groups<Floats: Rounding>: GroupFormat {
     var groupSize: Int { 32 }
+    var groupBytes: Int { 16 }
+    var scaleBytes: Int { 1 }
+    private nonisolated(unsafe) let pairs = CodeTables.pairsOfE2M1
 
     @inline(__always)
-    func decode(_ wire: Wire, _ group: Int, _ out: UnsafeMutablePointer<Float>) {
-        let scale = powerOfTwo(wire.scales.load(fromByteOffset: group, as: UInt8.self))
-        // half of it is exact too
-        let half = Floats.rounded(scale) * 0.5
-        storeE2M1(bytes16(wire.weight, 16 &* group), half, out)
-        if !Floats.holdsE2M1 {
+    func decode(_ group: Wire, _ out: UnsafeMutablePointer<Float>) {
+        let code = group.scales.load(as: UInt8.self)
+        let scale = Floats.rounded(powerOfTwo(code))
+        let scales = SIMD8<Float>(repeating: scale)
+        for part in 0..<2 {
+            let word = load64(group.weight + 8 &* part)
+            let to = out + 16 &* part
+            store(eight(word, pairs) * scales, to)
+            store(eight(word &>> 32, pairs) * scales, to + 8)
+        }
+        if !Floats.powersOfE2M1.contains(scale) {
             for index in 0..<32 {
                 out[index] = Floats.rounded(out[index])
             }
         }
     }
-}
-
-/// Writes 32 weights of 16 bytes of codes, two neighbours a byte: twice the levels, -0 where the code
-/// is 8, times half a scale.
-@inline(__always)
-func storeE2M1(_ bytes: SIMD16<UInt8>, _ half: Float, _ out: UnsafeMutablePointer<Float>) {
-    storeE2M1(bytes.lowHalf, half, out)
-    storeE2M1(bytes.highHalf, half, out + 16)
-}
-
-/// Writes 16 weights of 8 bytes of codes; as of 16 bytes.
-@inline(__always)
-func storeE2M1(_ bytes: SIMD8<UInt8>, _ half: Float, _ out: UnsafeMutablePointer<Float>) {
-    let codes = nibbles(bytes)
-    let twice = twiceE2M1(codes & SIMD16<UInt8>(repeating: 7))
-    let values = SIMD16<Float>(SIMD16<Int32>(truncatingIfNeeded: twice))
-    let signs = SIMD16<UInt32>(truncatingIfNeeded: codes & SIMD16<UInt8>(repeating: 8)) &<< 28
-    let signed = unsafeBitCast(values, to: SIMD16<UInt32>.self) | signs
-    let scaled = unsafeBitCast(signed, to: SIMD16<Float>.self) * SIMD16<Float>(repeating: half)
-    UnsafeMutableRawPointer(out).storeBytes(of: scaled, as: SIMD16<Float>.self)
 }
 
 /// 2^(code - 127), and infinity for 255.

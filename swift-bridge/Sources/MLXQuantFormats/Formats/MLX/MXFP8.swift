@@ -11,17 +11,26 @@
 ///     w = 2^e · x;  2^e and the product each rounded to the type in which MLX computes
 struct MXFP8Groups<Floats: Rounding>: GroupFormat {
     var groupSize: Int { 32 }
+    var groupBytes: Int { 32 }
+    var scaleBytes: Int { 1 }
+
+    private nonisolated(unsafe) let values = CodeTables.e4m3
 
     @inline(__always)
-    func decode(_ wire: Wire, _ group: Int, _ out: UnsafeMutablePointer<Float>) {
-        let code = wire.scales.load(fromByteOffset: group, as: UInt8.self)
+    func decode(_ group: Wire, _ out: UnsafeMutablePointer<Float>) {
+        let code = group.scales.load(as: UInt8.self)
         let power = Floats.rounded(powerOfTwo(code))
-        let codes = (wire.weight + 32 &* group).assumingMemoryBound(to: UInt8.self)
-        for index in 0..<32 {
-            out[index] = e4m3(codes[index]) * power
+        for part in 0..<8 {
+            let word = load32(group.weight + 4 &* part)
+            let four = SIMD4(
+                values[Int(word & 255)],
+                values[Int(word &>> 8 & 255)],
+                values[Int(word &>> 16 & 255)],
+                values[Int(word &>> 24)]
+            )
+            store(four * SIMD4(repeating: power), out + 4 &* part)
         }
-        // four significant bits: a wide type holds the product where it is not subnormal
-        if !Floats.holdsE2M1 || code < 16 {
+        if !Floats.powersOfE4M3.contains(power) {
             for index in 0..<32 {
                 out[index] = Floats.rounded(out[index])
             }

@@ -14,10 +14,17 @@
 /// which every type holds.
 struct NVFP4Groups: GroupFormat {
     var groupSize: Int { 16 }
+    var groupBytes: Int { 8 }
+    var scaleBytes: Int { 1 }
+    private nonisolated(unsafe) let pairs = CodeTables.pairsOfE2M1
+    private nonisolated(unsafe) let values = CodeTables.e4m3
 
     @inline(__always)
-    func decode(_ wire: Wire, _ group: Int, _ out: UnsafeMutablePointer<Float>) {
-        let scale = e4m3(wire.scales.load(fromByteOffset: group, as: UInt8.self))
-        storeE2M1(bytes8(wire.weight, 8 &* group), 0.5 * scale, out)
+    func decode(_ group: Wire, _ out: UnsafeMutablePointer<Float>) {
+        let scale = values[Int(group.scales.load(as: UInt8.self))]
+        let scales = SIMD8<Float>(repeating: scale)
+        let word = load64(group.weight)
+        store(eight(word, pairs) * scales, out)
+        store(eight(word &>> 32, pairs) * scales, out + 8)
     }
 }

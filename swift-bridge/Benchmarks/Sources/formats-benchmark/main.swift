@@ -4,7 +4,6 @@
 //                                               part p of it is FOLDER/<place>.<p>. Prints a line each:
 //                                               name, type, weights a second to Float and to float16
 //     formats-benchmark open MODEL              prints seconds to open it, and how many weights it has
-//     formats-benchmark digest MODEL            prints a line a weight: the SHA-256 of its floats, its name
 
 import MLXQuantFormats
 
@@ -53,21 +52,9 @@ func open(_ path: String) throws {
     print(duration / .seconds(1), count)
 }
 
-/// Names and digests, for tests/swift_package to compare with what Python decodes.
-func digest(_ path: String) throws {
-    for weight in try Model(path).weights where weight.format.isDecodable {
-        var digest = SHA256Digest()
-        for row in 0..<weight.rows {
-            try weight.floats(rows: row..<(row + 1)).withUnsafeBytes { digest.update($0) }
-        }
-        print(digest.hexadecimal(), weight.name)
-    }
-}
-
 let arguments = Array(CommandLine.arguments.dropFirst())
 switch arguments.first {
 case "decode" where arguments.count == 3: try decode(arguments[1], Double(arguments[2]) ?? 1)
 case "open" where arguments.count == 2: try open(arguments[1])
-case "digest" where arguments.count == 2: try digest(arguments[1])
-default: fatalError("formats-benchmark decode FOLDER SECONDS | open MODEL | digest MODEL")
+default: fatalError("formats-benchmark decode FOLDER SECONDS | open MODEL")
 }
