@@ -62,14 +62,15 @@ let package = Package(
             dependencies: ["MLXQuantFormats"],
             path: "swift-bridge/Benchmarks"
         ),
+        .target(name: "TestSupport", path: "swift-bridge/Tests/TestSupport"),
         .testTarget(
             name: "MLXQuantFormatsTests",
-            dependencies: ["MLXQuantFormats"],
+            dependencies: ["MLXQuantFormats", "TestSupport"],
             path: "swift-bridge/Tests/MLXQuantFormatsTests"
         ),
         .testTarget(
             name: "MLXQuantRuntimeTests",
-            dependencies: ["MLXQuantRuntime"],
+            dependencies: ["MLXQuantFormats", "MLXQuantRuntime", "TestSupport"],
             path: "swift-bridge/Tests/MLXQuantRuntimeTests"
         ),
     ],

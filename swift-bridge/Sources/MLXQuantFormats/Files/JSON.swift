@@ -125,11 +125,6 @@ private struct NamePlaces: Sendable {
     }
 }
 
-/// Whether two texts have the same bytes.
-private func isSame(_ one: String, _ other: String) -> Bool {
-    one.utf8.elementsEqual(other.utf8)
-}
-
 extension JSON {
     /// The member of an object; nil where there is none, or where this is no object.
     public subscript(_ name: String) -> JSON? {
