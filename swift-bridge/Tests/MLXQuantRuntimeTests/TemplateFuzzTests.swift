@@ -154,7 +154,7 @@ struct TemplateFuzzTests {
         let rendered = try onSmallStack {
             var random = fuzzNumbers(31)
             var rendered = 0
-            for _ in 0..<(3_000 * fuzzFactor) {
+            for _ in 0..<(1_500 * fuzzFactor) {
                 let bytes = Array(random.pick(seeds).utf8)
                 let other = Array(random.pick(seeds).utf8)
                 var changed = TestSupport.mutated(bytes, near: bytes.count, &random)
@@ -167,7 +167,7 @@ struct TemplateFuzzTests {
             }
             return rendered
         }
-        #expect(rendered > 30)
+        #expect(rendered > 15)
     }
 
     @Test("random ones are rendered, or refused")
@@ -175,10 +175,10 @@ struct TemplateFuzzTests {
         let rendered = try onSmallStack {
             var writer = Writer(random: fuzzNumbers(32))
             var rendered = 0
-            for _ in 0..<(1_000 * fuzzFactor) where renders(writer.template()) { rendered += 1 }
+            for _ in 0..<(500 * fuzzFactor) where renders(writer.template()) { rendered += 1 }
             return rendered
         }
-        #expect(rendered > 50)
+        #expect(rendered > 25)
     }
 
     @Test(
@@ -227,6 +227,8 @@ struct TemplateFuzzTests {
     @Test(
         "numbers at their ends",
         arguments: [
+            ("{{ [] * 9223372036854775807 }}{{ '' * 9223372036854775807 }}", "[]"),
+            ("{{ [1] * -9223372036854775807 }}{{ 'a' * -1 }}", "[]"),
             ("{{ (-9223372036854775807 - 1) is divisibleby(-1) }}", "True"),
             ("{{ 'abc'|truncate(9223372036854775807) }}", "abc"),
             ("{{ 'abc'|truncate(-9223372036854775807) }}", "abc"),

@@ -129,7 +129,7 @@ private func number(_ part: GGUFFile, _ key: String) throws(FormatError) -> Int 
 }
 
 /// The name of a part: `PREFIX-00001-of-00003.gguf`.
-private struct PartName {
+struct PartName {
     let prefix: String
     let count: Int
 

@@ -127,6 +127,20 @@ package struct Folder {
         return found.sorted()
     }
 
+    /// The GGUF file of a folder that mlxquant made of one: with a manifest, and no config.json. Of a
+    /// split model it is the first part; nil where this is another folder.
+    func exportedGGUF() throws(FormatError) -> String? {
+        guard names.contains(Manifest.fileName), !names.contains("config.json") else { return nil }
+        let files = names.filter { $0.lowercased().hasSuffix(".gguf") && !$0.hasPrefix("mmproj") }
+        let models = Set(files.map { PartName($0)?.part(1) ?? $0 })
+        guard models.count <= 1 else {
+            let few = models.sorted().prefix(3).joined(separator: ", ")
+            let reason = "\(models.count) GGUF models (\(few), …); give one of them"
+            throw FormatError(.model, file: path, field: "folder", reason: reason)
+        }
+        return try files.first.map { (name) throws(FormatError) in try member(name) }
+    }
+
     /// Whether a file's name is that of a pickle.
     static func isPickle(_ name: String) -> Bool {
         let name = name.lowercased()

@@ -114,7 +114,7 @@ extension Weight {
 }
 
 /// The manifest and the notes, with one more where it cannot be read.
-private func readManifest(_ folder: Folder, _ notes: [String]) -> (Manifest?, [String]) {
+func readManifest(_ folder: Folder, _ notes: [String]) -> (Manifest?, [String]) {
     guard folder.names.contains(Manifest.fileName) else { return (nil, notes) }
     do throws(FormatError) {
         let path = try folder.member(Manifest.fileName)

@@ -34,7 +34,8 @@ extension TemplateRenderer {
             guard let count = right.integer else { break }
             let (size, overflow) = items.count.multipliedReportingOverflow(by: max(0, count))
             try charge(items: overflow ? .max : size)
-            return .list(Array(repeating: items, count: max(0, count)).flatMap { $0 })
+            if size == 0 { return .list([]) }
+            return .list(Array(repeating: items, count: count).flatMap { $0 })
         case (.string(let text), .remainder, _):
             var values = [right]
             if case .tuple(let items) = right { values = items }
@@ -54,7 +55,7 @@ extension TemplateRenderer {
     private func repeated(_ text: String, _ count: Int) throws(TemplateError) -> TemplateValue {
         let (size, overflow) = text.utf8.count.multipliedReportingOverflow(by: max(0, count))
         try charge(overflow ? .max : size)
-        return .string(String(repeating: text, count: max(0, count)))
+        return .string(size == 0 ? "" : String(repeating: text, count: count))
     }
 
     private func compute(

@@ -23,7 +23,7 @@ struct Pattern: Sendable {
             switch self {
             case .syntax(let reason, let place):
                 "at character \(place) of the expression: \(reason)"
-            case .steps: "searching a text takes more steps than its length allows"
+            case .steps: "looking for words or tokens takes more steps than its text may"
             case .size: "a text becomes more than 64 times as long on its way to words"
             }
         }
