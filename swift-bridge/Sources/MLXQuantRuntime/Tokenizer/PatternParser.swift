@@ -43,7 +43,8 @@ struct PatternParser {
     private var depth = 0
     private var foldsCase = false
 
-    static let longest = 1 << 14
+    /// Of all expressions of a file, in scalars; five times what the longest ones in use have.
+    static let longest = 1 << 13
     static let deepest = 64
     /// Repetitions of a repetition: `a{2}{3}+`.
     static let mostStacked = 4

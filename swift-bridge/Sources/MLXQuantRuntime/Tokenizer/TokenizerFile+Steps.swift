@@ -11,12 +11,20 @@ extension TokenizerFile {
         -> [(kind: String, step: JSON)]
     {
         var found: [(kind: String, step: JSON)] = []
+        var expressions = 0
         func add(_ step: JSON?, depth: Int) throws(FormatError) {
             guard let step, !step.isNull else { return }
             let kind = step["type"]?.string ?? "?"
             if kind != "Sequence" {
                 if found.count == Self.mostSteps {
                     throw wrong(part, "more than \(Self.mostSteps) steps")
+                }
+                expressions += step["pattern"]?["Regex"]?.string?.unicodeScalars.count ?? 0
+                if expressions > PatternParser.longest {
+                    throw wrong(
+                        part,
+                        "expressions of more than \(PatternParser.longest) characters"
+                    )
                 }
                 found.append((kind, step))
                 return
