@@ -57,14 +57,15 @@ let package = Package(
             dependencies: ["MLXQuantFormats", "MLXQuantRuntime"],
             path: "swift-bridge/Sources/mlxquant-swift"
         ),
+        .target(name: "TestSupport", path: "swift-bridge/Tests/TestSupport"),
         .testTarget(
             name: "MLXQuantFormatsTests",
-            dependencies: ["MLXQuantFormats"],
+            dependencies: ["MLXQuantFormats", "TestSupport"],
             path: "swift-bridge/Tests/MLXQuantFormatsTests"
         ),
         .testTarget(
             name: "MLXQuantRuntimeTests",
-            dependencies: ["MLXQuantRuntime"],
+            dependencies: ["MLXQuantFormats", "MLXQuantRuntime", "TestSupport"],
             path: "swift-bridge/Tests/MLXQuantRuntimeTests"
         ),
     ],

@@ -79,12 +79,14 @@ def command(
     its error before anything is written.
 
     With --to swift, OUT is a folder for an app: the same weights, in an order in which a GPU takes
-    them as they lie in the file, with an estimate of memory and constants for the app's code.
+    them as they lie in the file, with an estimate of memory and constants for the app's code. MODEL
+    may be a GGUF file then; the folder holds it as it is.
 
     \b
     mlxquant export folder -o model.gguf
     mlxquant export org/model -o model.gguf --outtype f16
     mlxquant export folder --to swift -o App/Model
+    mlxquant export model.gguf --to swift -o App/Model
     """
     if target == "swift":
         _export_swift(model, output, split_max_size, contexts, type_name, dry_run, as_json, options)

@@ -48,7 +48,8 @@ def open_checkpoint(
     """Open a model without reading its weights.
 
     Args:
-        model: a folder, a GGUF file, a hub id (`org/name`), or None for the bundled model.
+        model: a folder, a GGUF file (or the folder that `export --to swift` made of one), a hub id
+            (`org/name`), or None for the bundled model.
         revision: branch, tag or commit on the hub.
         trust_remote_code: accept a folder that carries Python code for transformers to run.
         approximate_tokenizer: accept a GGUF vocabulary that no tokenizer.json splits exactly as
@@ -59,6 +60,7 @@ def open_checkpoint(
         HubError: it could not be fetched.
     """
     from .load.from_hf import open_folder
+    from .load.gguf_folder import exported_gguf
     from .load.hub import resolve
 
     if is_gguf(model):
@@ -66,6 +68,10 @@ def open_checkpoint(
 
         return open_gguf(model, approximate=approximate_tokenizer)
     found = resolve(model, revision=revision, trust_remote_code=trust_remote_code)
+    if (inside := exported_gguf(found.path)) is not None:
+        from .load.from_gguf import open_gguf
+
+        return open_gguf(inside, source=found.source, approximate=approximate_tokenizer)
     return open_folder(
         found.path,
         source=found.source,

@@ -1,6 +1,6 @@
 """The line to an app: load, put in order, save.
 
-export_swift   a model folder → the same weights in a folder that an app bundles
+export_swift   a model folder or a GGUF file → the same weights in a folder that an app bundles
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import RequestError
 from .pipeline import Source, is_gguf, open_checkpoint
 
 if TYPE_CHECKING:
+    from .load.checkpoint import Checkpoint
     from .save.to_swift import SwiftResult
 
 __all__ = ["export_swift"]
@@ -36,29 +36,30 @@ def export_swift(
     """Write a folder for a Swift app: every weight as it is stored, in an order for mapping.
 
     Args: as `pipeline.quantize`, and
-        model: a folder, a hub id, or None for the bundled model; no GGUF file.
+        model: a folder, a hub id, None for the bundled model, a GGUF file (of a split one any
+            part), or a folder with one GGUF model.
         contexts: lengths of text, in tokens, to estimate memory at; none for some usual ones.
         type_name: of the Swift type that holds the constants.
 
     Raises: as `pipeline.quantize`.
     """
+    from .load.from_gguf import open_gguf
+    from .load.gguf_folder import gguf_in
     from .save.partial import check_output
     from .save.stream import Options
-    from .save.swift_layout import lay_out_swift
     from .save.swift_names import check_type_name
-    from .save.to_swift import SwiftResult, estimate, save_swift
+    from .save.to_swift import plan_swift, save_swift
 
     options = Options(force, resume, threads, progress)
     check_type_name(type_name)
-    if is_gguf(model):
-        raise RequestError(
-            f"{model}: is a GGUF file; bundle it as it is, or make a folder of it first: "
-            f"mlxquant import {model} -o FOLDER"
-        )
     if not dry_run:
         check_output(output, force=force, resume=resume)
-    checkpoint = open_checkpoint(model, revision=revision, trust_remote_code=trust_remote_code)
+    file = model if is_gguf(model) else None if model is None else gguf_in(model)
+    if file is not None:
+        # The runtime reads the vocabulary itself: no tokenizer.json need be made of it.
+        checkpoint: Checkpoint = open_gguf(file, source=str(model), tokenizer=False)
+    else:
+        checkpoint = open_checkpoint(model, revision=revision, trust_remote_code=trust_remote_code)
     if dry_run or output is None:
-        memory, notes = estimate(checkpoint, contexts)
-        return SwiftResult(lay_out_swift(checkpoint), memory, (*checkpoint.notes, *notes))
+        return plan_swift(checkpoint, contexts)
     return save_swift(checkpoint, Path(output), options, contexts=contexts, type_name=type_name)

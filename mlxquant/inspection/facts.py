@@ -87,8 +87,9 @@ def open_path(
     """Open what a user points at.
 
     Args:
-        path: a folder, a hub id, None for the bundled model, a GGUF file, or one `.safetensors`
-            file, which is taken as weights alone: what lies beside it is not read.
+        path: a folder, a hub id, None for the bundled model, a GGUF file (or the folder that
+            `export --to swift` made of one), or one `.safetensors` file, which is taken as weights
+            alone: what lies beside it is not read.
         trust_remote_code: accept a folder that carries Python code; nothing here runs it.
 
     Raises:
@@ -98,9 +99,12 @@ def open_path(
     if path is not None and (file := _file(path)) is not None:
         return _bare(file)
     from ..load.from_hf import open_folder
+    from ..load.gguf_folder import exported_gguf
     from ..load.hub import resolve
 
     found = resolve(path, trust_remote_code=trust_remote_code)
+    if (inside := exported_gguf(found.path)) is not None:
+        return dataclasses.replace(gguf.open_gguf(inside), folder=found.path)
     return open_folder(
         found.path,
         source=found.source,
@@ -128,7 +132,7 @@ def inspect(checkpoint: Checkpoint | GgufModel) -> Facts:
         tokenizer = tokenizer_facts(checkpoint.path, names, problems)
         template = template_facts(checkpoint.path, names, problems)
         eos = _eos(checkpoint, problems)
-        made = read_manifest(checkpoint, problems)
+        made = read_manifest(checkpoint.path, problems)
         problems.extend(_contradictions(rows, architecture, tokenizer))
         conflicts.extend(_conflicts(eos, template))
         if tokenizer.kind is None:
@@ -161,11 +165,13 @@ def inspect(checkpoint: Checkpoint | GgufModel) -> Facts:
 
 def _gguf_facts(model: GgufModel) -> Facts:
     """The facts of a GGUF model."""
+    problems = gguf.check(model)
+    made = None if model.folder is None else read_manifest(model.folder, problems)
     rows = tuple(gguf.rows_of(model))
     parameters, nbytes = sum(row.weights for row in rows), sum(row.bytes for row in rows)
     return Facts(
-        path=str(model.path),
-        source=str(model.path),
+        path=str(model.folder or model.path),
+        source=str(model.folder or model.path),
         revision=None,
         architecture=gguf.architecture_of(model),
         parameters=parameters,
@@ -178,10 +184,10 @@ def _gguf_facts(model: GgufModel) -> Facts:
         tokenizer=gguf.tokenizer_of(model),
         chat_template=gguf.template_of(model),
         eos=gguf.eos_of(model),
-        manifest=None,
+        manifest=made,
         conflicts=(),
         notes=tuple(gguf.notes_of(model)),
-        problems=tuple(gguf.check(model)),
+        problems=tuple(problems),
         metadata=gguf.metadata_rows(model),
     )
 
@@ -200,16 +206,20 @@ def verify(
         threads: at most so many weight files at once; None for one a core.
     """
     if isinstance(checkpoint, GgufModel):
-        return gguf.scan_gguf(checkpoint, progress)
+        problems = gguf.scan_gguf(checkpoint, progress)
+        if checkpoint.folder is not None:
+            hashes = manifest_hashes(checkpoint.folder, problems)
+            problems.extend(check_manifest(checkpoint.folder, hashes))
+        return list(dict.fromkeys(problems))
     from .verification import scan
 
-    problems: list[Problem] = []
-    hashes = manifest_hashes(checkpoint, problems)
+    problems = []
+    hashes = manifest_hashes(checkpoint.path, problems) if checkpoint.config else {}
     problems.extend(scan(checkpoint, hashes, progress, threads))
     if checkpoint.config:
         scanned = {shard.name for shard in checkpoint.shards}
         others = {name: value for name, value in hashes.items() if name not in scanned}
-        problems.extend(check_manifest(checkpoint, others))
+        problems.extend(check_manifest(checkpoint.path, others))
         names = {file.as_posix() for file in checkpoint.extra_files}
         tokenizer_facts(checkpoint.path, names, problems, whole=True)
     return list(dict.fromkeys(problems))

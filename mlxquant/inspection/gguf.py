@@ -57,9 +57,15 @@ _TEMPLATE = "tokenizer.chat_template"
 
 @dataclass(frozen=True)
 class GgufModel:
-    """A GGUF model, opened but not read: the headers of its parts in order."""
+    """A GGUF model, opened but not read.
+
+    Attributes:
+        parts: the headers of its files, in order.
+        folder: that mlxquant wrote it into, with a manifest; None for a file that lies anywhere.
+    """
 
     parts: tuple[GgufHeader, ...]
+    folder: Path | None = None
 
     @property
     def path(self) -> Path:

@@ -10,7 +10,6 @@ from typing import Any
 
 from ..errors import FileFormatError, ModelError
 from ..files.json_file import INDEX_LIMIT, read_json_object
-from ..load.checkpoint import Checkpoint
 from ..load.folder import Folder
 from .problems import Problem
 
@@ -41,13 +40,13 @@ class ManifestFacts:
     same_sizes: bool
 
 
-def read_manifest(checkpoint: Checkpoint, problems: list[Problem]) -> ManifestFacts | None:
+def read_manifest(model: Path, problems: list[Problem]) -> ManifestFacts | None:
     """What made a model; None where there is no manifest. What is wrong is added to `problems`."""
-    content = _content(checkpoint, problems)
+    content = _content(model, problems)
     if content is None:
         return None
     files = _files(content)
-    folder, wrong = Folder(checkpoint.path), list[Problem]()
+    folder, wrong = Folder(model), list[Problem]()
     for name, entry in files.items():
         path = _member(folder, name, wrong)
         if path is None:
@@ -71,10 +70,10 @@ def read_manifest(checkpoint: Checkpoint, problems: list[Problem]) -> ManifestFa
     )
 
 
-def manifest_hashes(checkpoint: Checkpoint, problems: list[Problem]) -> dict[str, str]:
+def manifest_hashes(model: Path, problems: list[Problem]) -> dict[str, str]:
     """Each file's SHA-256 in hexadecimal, as the manifest says; empty without one. What is wrong
     with the manifest is added to `problems`."""
-    content = _content(checkpoint, problems)
+    content = _content(model, problems)
     hashes = {name: entry.get("sha256") for name, entry in _files(content or {}).items()}
     return {
         name: value
@@ -83,11 +82,11 @@ def manifest_hashes(checkpoint: Checkpoint, problems: list[Problem]) -> dict[str
     }
 
 
-def check_manifest(checkpoint: Checkpoint, hashes: dict[str, str]) -> list[Problem]:
+def check_manifest(model: Path, hashes: dict[str, str]) -> list[Problem]:
     """Read files whole and compare their SHA-256 with what the manifest says."""
     from .verification import sha256_of
 
-    folder, problems = Folder(checkpoint.path), list[Problem]()
+    folder, problems = Folder(model), list[Problem]()
     for name, wanted in hashes.items():
         path = _member(folder, name, problems)
         if path is None:
@@ -103,12 +102,11 @@ def check_manifest(checkpoint: Checkpoint, hashes: dict[str, str]) -> list[Probl
     return problems
 
 
-def _content(checkpoint: Checkpoint, problems: list[Problem]) -> dict[str, Any] | None:
-    path = checkpoint.path / MANIFEST
-    if not checkpoint.config or not path.exists():
+def _content(model: Path, problems: list[Problem]) -> dict[str, Any] | None:
+    if not (model / MANIFEST).exists():
         return None
     try:
-        found = _member(Folder(checkpoint.path), MANIFEST, problems)
+        found = _member(Folder(model), MANIFEST, problems)
         return read_json_object(found, limit=INDEX_LIMIT) if found else None
     except FileFormatError as problem:
         message = f"{problem.field}: {problem.reason}"

@@ -86,7 +86,7 @@ def _gguf(model: GgufModel) -> dict[str, Any]:
 
 def _folder(checkpoint: Checkpoint) -> dict[str, Any]:
     rows = tensor_rows(checkpoint)
-    made = read_manifest(checkpoint, []) if checkpoint.config else None
+    made = read_manifest(checkpoint.path, []) if checkpoint.config else None
     quantized = any(_is_quantized(row.format) for row in rows)
     request = made.request if made else {}
     recipe = request.get("recipe")

@@ -25,6 +25,7 @@ class ModelInfo:
 
     Attributes:
         type_name: of the Swift type.
+        runner: what the estimate of memory is for.
         name: of the model; model_type, tokenizer_class: as its settings have them.
         parameters: weights; nbytes: of their files.
         formats: of the weights, the one of most bytes first.
@@ -37,6 +38,7 @@ class ModelInfo:
     """
 
     type_name: str
+    runner: str
     name: str
     model_type: str
     tokenizer_class: str | None
@@ -61,9 +63,14 @@ def source_of(info: ModelInfo, version: str) -> str:
     """
     constants = [
         ("What the model is called.", "name", "String", text(info.name)),
-        ("`model_type` in config.json.", "modelType", "String", text(info.model_type)),
         (
-            "`tokenizer_class` in tokenizer_config.json.",
+            "The architecture, as `model_type` in config.json has it.",
+            "modelType",
+            "String",
+            text(info.model_type),
+        ),
+        (
+            "`tokenizer_class` in tokenizer_config.json, where there is one.",
             "tokenizerClass",
             "String?",
             "nil" if info.tokenizer_class is None else text(info.tokenizer_class),
@@ -114,7 +121,8 @@ public enum {info.type_name} {{
     public enum Token {{
 {_tokens(info.special_tokens)}    }}
 
-    /// What the model takes with a text of some length, in bytes: an estimate for mlx-swift.
+    /// What the model takes with a text of some length, in bytes: an estimate for
+    /// {info.runner}.
     public struct Memory: Sendable, Hashable {{
         /// Tokens of the text.
         public let context: Int

@@ -11,23 +11,29 @@ arrays come in the order of the largest power of two that their bytes are a mult
 array begins at a multiple of its own power of two, PAGE at most, and what is whole pages begins at
 a page. Names, types, shapes and bytes are the source's: every reader of safetensors files reads the
 result.
+
+A GGUF file is taken as it is, byte for byte: its tensors lie at multiples of 32 bytes or more,
+where the Swift package's runtime reads them, and it keeps the SHA-256 that it is known by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..files.safetensors import build_header, read_header
+from ..load.checkpoint import StoredTensor
 from .layout import Job, Layout, Output, Shard, cut
 
 if TYPE_CHECKING:
+    from ..files.gguf import GgufHeader
     from ..formats.base import Array
-    from ..load.checkpoint import Checkpoint, StoredTensor
+    from ..load.checkpoint import Checkpoint
 
-__all__ = ["PAGE", "alignment", "in_place", "lay_out_swift"]
+__all__ = ["PAGE", "alignment", "in_place", "lay_out_gguf_files", "lay_out_swift"]
 
 #: bytes of a page of memory on Apple's own chips; a multiple of every other system's
 PAGE = 16_384
@@ -67,11 +73,37 @@ def lay_out_swift(checkpoint: Checkpoint, shard_bytes: int = SHARD_BYTES) -> Lay
     return Layout(tuple(outputs), tuple(shards), cut(jobs), weights)
 
 
-def in_place(layout: Layout) -> list[Output]:
+def lay_out_gguf_files(headers: Sequence[GgufHeader]) -> tuple[Layout, tuple[Output, ...]]:
+    """Take files as they are, and cut the copying into units.
+
+    Args:
+        headers: of a GGUF file, or of all parts of a split one.
+
+    Returns: the layout, whose outputs are whole files; and every tensor at its place in them.
+    """
+    files: list[Output] = []
+    shards: list[Shard] = []
+    jobs: list[Job] = []
+    tensors: list[Output] = []
+    for number, header in enumerate(headers):
+        name, size = header.path.name, header.size
+        stored = StoredTensor(name, "U8", (size,), header.path, 0, size)
+        jobs.append(_job(stored, number))
+        shards.append(Shard(name, b"", size))
+        files.append(Output(name, "U8", (size,), number, 0, size))
+        tensors += [
+            Output(entry.name, entry.type_name, entry.shape, number, entry.start, entry.stop)
+            for entry in header.entries.values()
+        ]
+    weights = sum(math.prod(tensor.shape) for tensor in tensors)
+    return Layout(tuple(files), tuple(shards), cut(jobs), weights), tuple(tensors)
+
+
+def in_place(outputs: Iterable[Output]) -> list[Output]:
     """The arrays that are whole pages at a page: a GPU has them without a copy."""
     return [
         output
-        for output in layout.outputs
+        for output in outputs
         if output.stop > output.start
         and output.start % PAGE == 0
         and (output.stop - output.start) % PAGE == 0

@@ -5,6 +5,8 @@
     mlxquant.json                                       the manifest, with an estimate of memory
     ModelInfo.swift                                     constants for the app's own code
 
+Of a GGUF file (swift_gguf.py) it is the file, or its parts, in place of the first two lines.
+
 `swift_layout.py` has the order and the reason for it. Everything but ModelInfo.swift is the folder
 to bundle: the manifest lists it, and ModelInfo.swift holds the manifest's SHA-256.
 """
@@ -12,28 +14,32 @@ to bundle: the manifest lists it, and ModelInfo.swift holds the manifest's SHA-2
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, RequestError
 from ..files.atomic import sync_folder, write_file
 from ..inspection.architecture import read_architecture
-from ..load.checkpoint import Checkpoint
+from ..load.blocks import BLOCK_TYPES
+from ..load.checkpoint import Checkpoint, LazyTensor, StoredTensor
+from ..load.from_gguf import GgufCheckpoint
 from .manifest import MANIFEST, SCHEMA, file_hash
 from .model_info import FILE, ModelInfo, source_of
 from .source_hash import SourceHashes
 from .stream import Options, stream
-from .swift_layout import PAGE, in_place, lay_out_swift
+from .swift_gguf import gguf_info, runtime_memory
+from .swift_layout import PAGE, in_place, lay_out_gguf_files, lay_out_swift
 
 if TYPE_CHECKING:
     from ..measure.memory_model import Memory
-    from .layout import Layout
+    from .layout import Layout, Output
     from .work import Work
 
-__all__ = ["CONTEXTS", "PREFILL", "SwiftResult", "estimate", "save_swift"]
+__all__ = ["CONTEXTS", "PREFILL", "SwiftResult", "plan_swift", "save_swift"]
 
 #: lengths of text that memory is estimated at where nothing else is asked for; and the model's own
 CONTEXTS = (2048, 8192, 32768)
@@ -48,6 +54,7 @@ class SwiftResult:
 
     Attributes:
         layout: every byte range.
+        arrays: those of the weights.
         memory: the estimate by context, in tokens; empty where the headers do not tell.
         notes: what was noticed, a line each.
         output: the folder; None for a dry run.
@@ -55,6 +62,7 @@ class SwiftResult:
     """
 
     layout: Layout
+    arrays: tuple[Output, ...]
     memory: Mapping[int, Memory]
     notes: tuple[str, ...] = ()
     output: Path | None = None
@@ -63,12 +71,12 @@ class SwiftResult:
     @property
     def output_bytes(self) -> int:
         """Bytes of the weight arrays."""
-        return sum(output.stop - output.start for output in self.layout.outputs)
+        return sum(output.stop - output.start for output in self.arrays)
 
     @property
     def in_place(self) -> dict[str, int]:
         """How many arrays, and bytes of them, a GPU takes without a copy."""
-        return _in_place(self.layout)
+        return _in_place(self.arrays)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for `--json`."""
@@ -84,20 +92,37 @@ class SwiftResult:
         }
 
 
-def estimate(
-    checkpoint: Checkpoint, contexts: Sequence[int] = ()
-) -> tuple[dict[int, Memory], tuple[str, ...]]:
-    """The memory that a model takes with mlx-swift, by length of the text; and notes.
+def plan_swift(checkpoint: Checkpoint, contexts: Sequence[int] = ()) -> SwiftResult:
+    """What a folder for an app would be.
 
     Args:
-        contexts: lengths in tokens; none for CONTEXTS up to the model's own, and that.
+        checkpoint: a model folder, or a GGUF file.
+        contexts: lengths of text in tokens to estimate memory at; none for CONTEXTS up to the
+            model's own, and that.
 
     Raises:
         RequestError: a length that cannot be.
     """
-    from ..measure.memory_model import Footprint
-    from ..models.header_model import header_model
+    memory, notes = _estimate(checkpoint, contexts)
+    notes = (*checkpoint.notes, *notes)
+    if isinstance(checkpoint, GgufCheckpoint):
+        layout, arrays = lay_out_gguf_files(checkpoint.headers)
+        notes += (
+            "the Swift package's runtime reads the file as it is; for mlx-swift on a GPU import it "
+            "first (mlxquant import FILE -o FOLDER) and export the folder",
+        )
+        return SwiftResult(layout, arrays, memory, notes)
+    layout = lay_out_swift(checkpoint)
+    return SwiftResult(layout, layout.outputs, memory, notes)
 
+
+def _estimate(
+    checkpoint: Checkpoint, contexts: Sequence[int]
+) -> tuple[dict[int, Memory], tuple[str, ...]]:
+    """The memory that a model takes, by length of the text; and notes.
+
+    Of a folder with mlx-swift, of a GGUF file with the Swift package's own runtime.
+    """
     architecture = read_architecture(checkpoint.config)
     for context in contexts:
         if not 1 <= context <= _MOST_CONTEXT:
@@ -106,18 +131,26 @@ def estimate(
     if not contexts:
         contexts = [each for each in CONTEXTS if own is None or each < own]
         contexts += [own] if own is not None and own <= _MOST_CONTEXT else []
+    lengths = sorted(set(contexts))
     try:
+        if isinstance(checkpoint, GgufCheckpoint):
+            return {
+                context: runtime_memory(architecture, checkpoint.nbytes, context)
+                for context in lengths
+            }, ()
+        from ..measure.memory_model import Footprint
+        from ..models.header_model import header_model
+
         footprint = Footprint(header_model(checkpoint))
     except ModelError as problem:
         return {}, (f"memory is not estimated: {problem}",)
     itemsize = 4 if architecture.dtype == "float32" else 2
-    memory = {
+    return {
         context: footprint.memory(
             checkpoint.nbytes, context, itemsize=itemsize, device="gpu", prefill=PREFILL
         )
-        for context in sorted(set(contexts))
-    }
-    return memory, ()
+        for context in lengths
+    }, ()
 
 
 def save_swift(
@@ -131,23 +164,22 @@ def save_swift(
     """Write a folder for an app. Errors as `pipeline.quantize`.
 
     Args:
-        checkpoint: a model folder.
-        contexts: as of `estimate`.
+        checkpoint: a model folder, or a GGUF file.
+        contexts: as of `plan_swift`.
         type_name: of the type in ModelInfo.swift.
     """
     from .. import __version__
 
-    layout = lay_out_swift(checkpoint)
-    memory, notes = estimate(checkpoint, contexts)
-    identity = [__version__, sorted(memory), type_name, checkpoint.config]
+    plan = plan_swift(checkpoint, contexts)
+    identity = [__version__, sorted(plan.memory), type_name, checkpoint.config]
     written: dict[str, dict[str, Any]] = {}
 
     def finish(folder: Path, work: Work) -> None:
-        written.update(_finish(checkpoint, layout, memory, type_name, folder, work))
+        written.update(_finish(checkpoint, plan, type_name, folder, work))
 
     with SourceHashes(checkpoint.shards) as hashes:
         stream(
-            layout,
+            plan.layout,
             output,
             checkpoint.path,
             checkpoint.shards,
@@ -156,13 +188,12 @@ def save_swift(
             hashes=hashes,
             finish=finish,
         )
-    return SwiftResult(layout, memory, (*checkpoint.notes, *notes), output, written)
+    return replace(plan, output=output, files=written)
 
 
 def _finish(
     checkpoint: Checkpoint,
-    layout: Layout,
-    memory: Mapping[int, Memory],
+    plan: SwiftResult,
     type_name: str,
     folder: Path,
     work: Work,
@@ -172,24 +203,33 @@ def _finish(
 
     files = {
         shard.name: {"bytes": shard.size, "sha256": work.output_hashes[shard.name]}
-        for shard in layout.shards
+        for shard in plan.layout.shards
     }
-    index = json.dumps(_index(layout), indent=4).encode()
-    copies = ["config.json", *(path.as_posix() for path in checkpoint.extra_files)]
-    contents = {name: (checkpoint.path / name).read_bytes() for name in copies}
-    for name, data in {**contents, "model.safetensors.index.json": index}.items():
+    sources = dict(work.source_hashes)
+    for name, data in _contents(checkpoint, plan.layout).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_file(folder / name, data)
         files[name] = file_hash(folder / name)
-    sources = {**work.source_hashes, "config.json": str(files["config.json"]["sha256"])}
-    write_file(folder / MANIFEST, _manifest(checkpoint, layout, memory, sources, files))
+        if name == "config.json":
+            sources[name] = str(files[name]["sha256"])
+    write_file(folder / MANIFEST, _manifest(checkpoint, plan, sources, files))
     files[MANIFEST] = file_hash(folder / MANIFEST)
-    info = _info(checkpoint, memory, type_name, str(files[MANIFEST]["sha256"]))
+    info = _info(checkpoint, plan.memory, type_name, str(files[MANIFEST]["sha256"]))
     write_file(folder / FILE, source_of(info, __version__).encode())
     files[FILE] = file_hash(folder / FILE)
     for inside in {(folder / name).parent for name in files}:
         sync_folder(inside)
     return files
+
+
+def _contents(checkpoint: Checkpoint, layout: Layout) -> dict[str, bytes]:
+    """The files beside the weights, by name; a GGUF file has none."""
+    if isinstance(checkpoint, GgufCheckpoint):
+        return {}
+    copies = ["config.json", *(path.as_posix() for path in checkpoint.extra_files)]
+    contents = {name: (checkpoint.path / name).read_bytes() for name in copies}
+    contents["model.safetensors.index.json"] = json.dumps(_index(layout), indent=4).encode()
+    return contents
 
 
 def _index(layout: Layout) -> dict[str, Any]:
@@ -208,8 +248,7 @@ def _index(layout: Layout) -> dict[str, Any]:
 
 def _manifest(
     checkpoint: Checkpoint,
-    layout: Layout,
-    memory: Mapping[int, Memory],
+    plan: SwiftResult,
     sources: Mapping[str, str],
     files: Mapping[str, dict[str, Any]],
 ) -> bytes:
@@ -224,9 +263,9 @@ def _manifest(
             "revision": checkpoint.revision,
             "sha256": dict(sorted(sources.items())),
         },
-        "request": {"export": "swift", "contexts": sorted(memory)},
-        "swift": _in_place(layout),
-        "memory": _described(memory),
+        "request": {"export": "swift", "contexts": sorted(plan.memory)},
+        "swift": plan.in_place,
+        "memory": _described(plan.memory),
         **({"made_by": before} if before else {}),
         "plan": "@plan",
         "versions": {"mlxquant": __version__},
@@ -238,8 +277,8 @@ def _manifest(
             {
                 "name": tensor.name,
                 "shape": list(tensor.shape),
-                "source": tensor.format,
-                "format": tensor.format,
+                "source": _format_of(tensor),
+                "format": _format_of(tensor),
             }
         )
         for tensor in checkpoint.tensors.values()
@@ -262,12 +301,19 @@ def _manifest_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return {key: found[key] for key in ("source", "request", "versions") if key in found}
 
 
-def _in_place(layout: Layout) -> dict[str, int]:
-    found = in_place(layout)
+def _format_of(tensor: LazyTensor) -> str:
+    """`affine4-g64`, `Q4_K`, `bf16`."""
+    if isinstance(tensor, StoredTensor) and tensor.dtype in BLOCK_TYPES:
+        return tensor.dtype
+    return tensor.format
+
+
+def _in_place(arrays: Sequence[Output]) -> dict[str, int]:
+    found = in_place(arrays)
     return {
         "page": PAGE,
-        "arrays": len(layout.outputs),
-        "bytes": sum(output.stop - output.start for output in layout.outputs),
+        "arrays": len(arrays),
+        "bytes": sum(output.stop - output.start for output in arrays),
         "arrays_in_place": len(found),
         "bytes_in_place": sum(output.stop - output.start for output in found),
     }
@@ -283,44 +329,56 @@ def _described(memory: Mapping[int, Memory]) -> list[dict[str, int]]:
 def _name(checkpoint: Checkpoint) -> str:
     """A hub id, or a folder's own name: where it lies is nobody else's business."""
     local = not checkpoint.source or Path(checkpoint.source).exists()
-    return checkpoint.path.resolve().name if local else checkpoint.source
+    name = checkpoint.path.resolve().name
+    if isinstance(checkpoint, GgufCheckpoint):
+        return re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", name)
+    return name if local else checkpoint.source
 
 
 def _info(
     checkpoint: Checkpoint, memory: Mapping[int, Memory], type_name: str, manifest: str
 ) -> ModelInfo:
-    from ..tokenizers.folder import open_tokenizer_folder
-
     architecture = read_architecture(checkpoint.config)
-    names = {path.as_posix() for path in checkpoint.extra_files}
-    has_tokenizer = not names.isdisjoint({"tokenizer.json", "tokenizer.model"})
-    tokenizer = open_tokenizer_folder(checkpoint.path) if has_tokenizer else None
     formats: Counter[str] = Counter()
     for tensor in checkpoint.tensors.values():
-        formats[tensor.format] += tensor.nbytes
-    said = tokenizer.config.get("tokenizer_class") if tokenizer else None
-    ends = (tokenizer.generation.get("eos_token_id") if tokenizer else None) or (
-        checkpoint.config.get("eos_token_id")
-    )
-    ids = ends if isinstance(ends, list) else [ends]
+        formats[_format_of(tensor)] += tensor.nbytes
     return ModelInfo(
         type_name=type_name,
         name=_name(checkpoint),
         model_type=architecture.model_type,
-        tokenizer_class=said if isinstance(said, str) else None,
         parameters=sum(tensor.size for tensor in checkpoint.tensors.values()),
         nbytes=checkpoint.nbytes,
         formats=tuple(name for name, _ in sorted(formats.items(), key=lambda f: (-f[1], f[0]))),
         context=architecture.context,
         vocabulary=architecture.vocabulary,
         layers=architecture.layers,
-        end_tokens=tuple(id_ for id_ in ids if type(id_) is int),
-        special_tokens={
-            id_: token.content for id_, token in tokenizer.added.items() if token.special
-        }
-        if tokenizer
-        else {},
-        has_chat_template=bool(tokenizer and tokenizer.templates),
         manifest=manifest,
         memory=memory,
+        **(
+            gguf_info(checkpoint.headers[0])
+            if isinstance(checkpoint, GgufCheckpoint)
+            else _of_folder(checkpoint)
+        ),
     )
+
+
+def _of_folder(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the tokenizer's files say, as fields of ModelInfo."""
+    from ..tokenizers.folder import open_tokenizer_folder
+
+    names = {path.as_posix() for path in checkpoint.extra_files}
+    has_tokenizer = not names.isdisjoint({"tokenizer.json", "tokenizer.model"})
+    tokenizer = open_tokenizer_folder(checkpoint.path) if has_tokenizer else None
+    said = tokenizer.config.get("tokenizer_class") if tokenizer else None
+    ends = (tokenizer.generation.get("eos_token_id") if tokenizer else None) or (
+        checkpoint.config.get("eos_token_id")
+    )
+    ids = ends if isinstance(ends, list) else [ends]
+    special = (token for token in tokenizer.added.values() if token.special) if tokenizer else ()
+    return {
+        "runner": "mlx-swift",
+        "tokenizer_class": said if isinstance(said, str) else None,
+        "end_tokens": tuple(id_ for id_ in ids if type(id_) is int),
+        "special_tokens": {token.id: token.content for token in special},
+        "has_chat_template": bool(tokenizer and tokenizer.templates),
+    }

@@ -12,7 +12,16 @@ import tiny_models
 from save.faulty import Fault, Runner, tree
 from support import run_cli
 
-from mlxquant import RequestError, export_swift, open_checkpoint, quantize
+from mlxquant import (
+    FileFormatError,
+    ModelError,
+    RequestError,
+    export_swift,
+    open_checkpoint,
+    quantize,
+    quantize_gguf,
+)
+from mlxquant.files.gguf import read_gguf
 from mlxquant.files.safetensors import read_header
 from mlxquant.inspection.facts import verify
 from mlxquant.save.swift_layout import PAGE, alignment, in_place, lay_out_swift
@@ -89,7 +98,7 @@ def test_several_files(source: Path) -> None:
         for output in inside:
             assert output.start % alignment(output.stop - output.start) == 0
     whole = sum(t.nbytes for t in checkpoint.stored.values() if t.nbytes % PAGE == 0)
-    assert sum(output.stop - output.start for output in in_place(layout)) == whole
+    assert sum(output.stop - output.start for output in in_place(layout.outputs)) == whole
 
 
 def test_manifest(source: Path, exported: Path) -> None:
@@ -177,9 +186,88 @@ def test_refusals(source: Path, exported: Path, tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=f"--context {context}: from 1 to"):
             export_swift(source, tmp_path / "app", contexts=[context])
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    with pytest.raises(RequestError, match="mlxquant import .*m.gguf -o FOLDER"):
+    with pytest.raises(FileFormatError, match="m.gguf: header @0: truncated header"):
         export_swift(tmp_path / "m.gguf", tmp_path / "app")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.gguf"]
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model as a GGUF file of several types."""
+    folder = tmp_path_factory.mktemp("gguf")
+    quantize_gguf(output=folder / "books-Q4_K_M.gguf", request="Q4_K_M")
+    return folder / "books-Q4_K_M.gguf"
+
+
+def test_a_gguf_file_stays_what_it_is(gguf: Path, tmp_path: Path) -> None:
+    result = export_swift(gguf, tmp_path / "app", contexts=[64, 512])
+    names = ["ModelInfo.swift", "books-Q4_K_M.gguf", "mlxquant.json"]
+    assert sorted(path.name for path in (tmp_path / "app").iterdir()) == names
+    assert (tmp_path / "app" / gguf.name).read_bytes() == gguf.read_bytes()
+    manifest = json.loads((tmp_path / "app/mlxquant.json").read_bytes())
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    assert manifest["source"] == {
+        "name": "books-Q4_K_M",
+        "revision": None,
+        "sha256": {gguf.name: digest},
+    }
+    assert manifest["files"] == {gguf.name: {"bytes": gguf.stat().st_size, "sha256": digest}}
+    header = read_gguf(gguf)
+    assert {entry["name"]: entry["format"] for entry in manifest["plan"]} == {
+        entry.name: entry.type_name if entry.type_name != "F32" else "f32"
+        for entry in header.entries.values()
+    }
+    found = [e for e in header.entries.values() if e.start % PAGE == 0 == (e.stop - e.start) % PAGE]
+    assert manifest["swift"]["arrays_in_place"] == len(found)
+    assert manifest["swift"]["bytes"] == sum(e.stop - e.start for e in header.entries.values())
+    assert any("mlxquant import" in note for note in result.notes)
+    info = (tmp_path / "app/ModelInfo.swift").read_text()
+    for part in (
+        *('name: String = "books-Q4_K_M"', 'modelType: String = "llama"', "hasChatTemplate: Bool"),
+        *("MLXQuantRuntime.", '"Q4_K", ', "contextLength: Int? = 512", "endTokens: [Int] = ["),
+    ):
+        assert part in info, part
+
+
+def test_memory_of_the_runtime(gguf: Path) -> None:
+    """What the Swift sources allocate: a cache that doubles, and room for 256 tokens together."""
+    small, large = export_swift(gguf, dry_run=True, contexts=[256, 4000]).memory.values()
+    layers, width, hidden, mlp, vocabulary = 8, 128, 256, 768, 4096
+    shape = open_checkpoint(gguf).config
+    assert (shape["num_hidden_layers"], shape["hidden_size"]) == (layers, hidden)
+    assert (shape["intermediate_size"], shape["vocab_size"]) == (mlp, vocabulary)
+    assert small.cache == layers * 2 * 256 * width * 4
+    assert large.cache == layers * 2 * 4096 * width * 4
+    room = (256 * (3 * hidden + 2 * hidden + 2 * mlp) + 3 * vocabulary) * 4
+    assert (small.working, large.working) == (room, room + 2 * 4096 * width * 4)
+
+
+def test_parts_and_folders_of_gguf_files(gguf: Path, tmp_path: Path) -> None:
+    """All parts come along; a folder of one model is that model, and is opened and verified."""
+    (tmp_path / "p").mkdir()
+    quantize_gguf(None, tmp_path / "p/m.gguf", request="Q8_0", split_bytes=3 << 20)
+    parts = sorted(path.name for path in (tmp_path / "p").iterdir())
+    assert len(parts) > 1
+    export_swift(tmp_path / "p" / parts[1], tmp_path / "one")
+    export_swift(tmp_path / "p", tmp_path / "two")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    for name in parts:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "p" / name).read_bytes()
+    export_swift(tmp_path / "one", tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(tmp_path / "one")
+    assert open_checkpoint(tmp_path / "one").config == open_checkpoint(gguf).config
+    shown = run_cli("inspect", "one", "--verify", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "mlxquant" in shown.stdout and "Q8_0" in shown.stdout
+    spoilt = tmp_path / "one" / parts[0]
+    data = bytearray(spoilt.read_bytes())
+    data[-1] ^= 1
+    spoilt.write_bytes(bytes(data))
+    found = run_cli("inspect", "one", "--verify", cwd=tmp_path)
+    assert found.returncode == 1 and "SHA-256" in found.stdout
+    (tmp_path / "p/other.gguf").write_bytes(gguf.read_bytes())
+    with pytest.raises(ModelError, match="2 GGUF models"):
+        export_swift(tmp_path / "p", tmp_path / "three")
 
 
 def test_command(source: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from swift_package.toolchain import program, swift
 
-from mlxquant import export_swift, open_checkpoint, quantize
+from mlxquant import export_swift, open_checkpoint, quantize, quantize_gguf
 from mlxquant.measure.memory_model import Memory
 from mlxquant.save.model_info import ModelInfo, source_of
 from mlxquant.save.swift_names import KEYWORDS, identifiers
@@ -31,10 +31,22 @@ func show(_ value: Any?) -> String { value.map { String(reflecting: $0) } ?? "ni
 }
 """
 
+GGUF_MAIN = """\
+@main struct Main {
+    static func main() {
+        print(ModelInfo.name)
+        print(ModelInfo.endTokens)
+        print(ModelInfo.hasChatTemplate)
+        print(ModelInfo.memory.map(\\.context).last ?? 0)
+    }
+}
+"""
+
 
 def info(name: str, tokens: list[str]) -> ModelInfo:
     return ModelInfo(
         type_name="ModelInfo",
+        runner="mlx-swift",
         name=name,
         model_type="llama",
         tokenizer_class=None,
@@ -110,3 +122,33 @@ def test_the_folder_opens_and_adds_up(tmp_path: Path) -> None:
     weights.write_bytes(bytes(data))
     spoilt = subprocess.run([tool, "verify", tmp_path / "app"], capture_output=True, check=False)
     assert spoilt.returncode == 1
+
+
+def test_a_gguf_file_in_a_folder_runs(tmp_path: Path) -> None:
+    """What is said with the folder is what is said with the file; the folder adds up."""
+    quantize_gguf(output=tmp_path / "books.gguf", request="Q4_K_M")
+    export_swift(tmp_path / "books.gguf", tmp_path / "app")
+    tool = program("mlxquant-swift")
+
+    def said(*arguments: object) -> str:
+        return subprocess.run(
+            [tool, *map(str, arguments)], capture_output=True, text=True, check=True
+        ).stdout
+
+    options = ("--prompt", "Once upon a time", "--max-tokens", 12, "--temp", 0)
+    text = said("generate", tmp_path / "app", *options)
+    assert text.strip() and text == said("generate", tmp_path / "books.gguf", *options)
+    assert "GGUF 3" in said("inspect", tmp_path / "app")
+    assert "no problem found" in said("verify", tmp_path / "app")
+    lines = compiled((tmp_path / "app/ModelInfo.swift").read_text(), GGUF_MAIN, tmp_path)
+    assert lines == ["books", "[4091, 4094]", "true", "512"]
+    # a changed bit is found, and so is a file that is not the manifest's
+    weights = tmp_path / "app/books.gguf"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    spoilt = subprocess.run([tool, "verify", tmp_path / "app"], capture_output=True, check=False)
+    assert spoilt.returncode == 1
+    (tmp_path / "app/other.gguf").write_bytes(bytes(data))
+    two = subprocess.run([tool, "inspect", tmp_path / "app"], capture_output=True, check=False)
+    assert two.returncode == 2 and b"2 GGUF models" in two.stderr

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import vocabularies
 from conversations import CALLS, SYSTEM, TALK, TOOLS
 from swift_package.runtime import probe
 
@@ -163,3 +165,71 @@ def test_hostile_templates_end(template: str, kind: str) -> None:
     assert found["error"] == kind, found
     assert found["reason"].startswith("chat template")
     assert "\n" not in found["reason"]
+
+
+def in_transformers(folder: Path) -> dict[str, str]:
+    """The templates of a folder, by name, as mlx-lm gets them from transformers."""
+    from transformers import AutoTokenizer
+
+    found = AutoTokenizer.from_pretrained(folder, local_files_only=True).chat_template
+    return found if isinstance(found, dict) else {} if found is None else {"default": found}
+
+
+WORDS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+LISTED = [{"name": "default", "template": "c"}, {"name": "tool_use", "template": "d"}]
+
+
+@pytest.mark.parametrize(
+    ("setting", "files"),
+    [
+        (None, {}),
+        ("c", {}),
+        (LISTED, {}),
+        (None, {"chat_template.jinja": "a\r\n\u00e9"}),
+        ("c", {"chat_template.jinja": "a"}),
+        (LISTED, {"chat_template.jinja": "a"}),
+        (LISTED, {"additional_chat_templates/rag.jinja": "b"}),
+        ("c", {"chat_template.jinja": "a", "additional_chat_templates/tool_use.jinja": "b"}),
+        (None, {"chat_template.jinja": "a", "additional_chat_templates/default.jinja": "b"}),
+        (None, {"additional_chat_templates/x.txt": "b", "chat_templates/y.jinja": "b"}),
+        (None, {"chat_template.json": '{"chat_template": "e"}'}),
+        ("c", {"chat_template.json": '{"chat_template": "e"}'}),
+    ],
+)
+def test_templates_are_where_transformers_finds_them(
+    setting: Any, files: dict[str, str], tmp_path: Path
+) -> None:
+    folder = vocabularies.save(tmp_path / "t", vocabularies.byte_level(WORDS))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config |= {} if setting is None else {"chat_template": setting}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(text.encode())
+    found = {each["name"]: each["text"] for each in probe("templates", {}, folder)}
+    expected = in_transformers(folder)
+    # Python reads files as text, where line ends are one character
+    assert {name: text.replace("\r\n", "\n") for name, text in found.items()} == expected
+
+
+def test_broken_template_files_are_named(tmp_path: Path) -> None:
+    folder = vocabularies.save(tmp_path / "t", vocabularies.byte_level(WORDS))
+    (folder / "additional_chat_templates").mkdir()
+    file = folder / "additional_chat_templates/rag.jinja"
+    for content, says in ((b"\xff", "not UTF-8"), (b"x" * ((4 << 20) + 1), "the limit is")):
+        file.write_bytes(content)
+        with pytest.raises(AssertionError, match=f"rag.jinja: .*{says}"):
+            probe("templates", {}, folder)
+    file.unlink()
+    outside = tmp_path / "outside.jinja"
+    outside.write_text("{{ x }}")
+    file.symlink_to(outside)
+    with pytest.raises(AssertionError, match="outside the model folder"):
+        probe("templates", {}, folder)
+    file.unlink()
+    for wrong in (1, [{"name": "x"}]):
+        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": wrong}))
+        with pytest.raises(
+            AssertionError, match=r"tokenizer_config.json: chat_template: .*expected"
+        ):
+            probe("templates", {}, folder)

@@ -194,6 +194,11 @@ def test_half_a_character_is_never_given_out(tmp_path: Path) -> None:
         ({"pre_tokenizer": made.split(r"(\1)")}, "of the expression"),
         ({"pre_tokenizer": made.split("(" * 100)}, "groups in one another"),
         ({"pre_tokenizer": made.split("((ab){1000}){1000}")}, "steps"),
+        (
+            {"pre_tokenizer": _sequence(*[made.split("[ab]" * 500)] * 5)},
+            "more than 8192 characters",
+        ),
+        ({"pre_tokenizer": _sequence(*[_GPT2] * 65)}, "more than 64 steps"),
         ({"decoder": {"type": "CTC"}}, "CTC is not supported"),
         ({"added_tokens": [{"id": -1, "content": "x"}]}, "added_tokens[0]"),
         ({"added_tokens": [{"id": 1 << 40, "content": "<new>"}]}, "out of range"),

@@ -15,6 +15,7 @@ enum Probes {
     static func named(_ name: String) -> (([String]) throws -> Void)? {
         switch name {
         case "probe-tokenize": tokenize
+        case "probe-templates": templates
         case "probe-render": render
         case "probe-logits": logits
         case "probe-digest": digest
@@ -49,6 +50,13 @@ enum Probes {
             let pieces = ids.map { JSON.string(stream.append($0)) } + [.string(stream.finish())]
             let whole = JSON.string(tokenizer.decode(ids))
             print("{\"ids\": \(ids), \"text\": \(whole), \"pieces\": \(JSON.array(pieces))}")
+        }
+    }
+
+    /// `MODEL FILE`: the model's chat templates, a name and a text a line. The file is not looked at.
+    private static func templates(_ arguments: [String]) throws {
+        for (name, text) in try Tokenizer(folder: arguments[0]).chatTemplates {
+            print("{\"name\": \(JSON.string(name)), \"text\": \(JSON.string(text))}")
         }
     }
 

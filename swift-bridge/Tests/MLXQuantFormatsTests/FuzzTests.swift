@@ -1,69 +1,8 @@
 import Foundation
+import TestSupport
 import Testing
 
 @testable import MLXQuantFormats
-
-/// A stream of numbers from a seed.
-private struct Random {
-    private var state: UInt64
-
-    init(_ seed: UInt64) {
-        state = seed
-    }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-
-    /// Below `limit`, which is not 0.
-    mutating func below(_ limit: Int) -> Int {
-        Int(truncatingIfNeeded: next() % UInt64(limit))
-    }
-}
-
-/// Numbers at which things go wrong.
-private let telling: [UInt64] = [
-    0, 1, 2, 3, 7, 8, 31, 32, 33, 255, 256, 65_535, 1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 32,
-    1 << 61, (1 << 63) - 1, 1 << 63, .max, .max - 31,
-]
-/// What headers are made of.
-private let words = [
-    "{", "}", "[", "]", "\"", ",", ":", "null", "true", "-1", "1e999", "\\u0000", "\\ud800", "F32",
-    "U32", "F4", "bits", "mode", "mxfp4", "group_size", "../x", "9223372036854775808", "GGUF",
-].map { Array($0.utf8) }
-
-/// One to eight small changes, most of them among the first `near` bytes.
-private func mutated(_ bytes: [UInt8], near: Int, _ random: inout Random) -> [UInt8] {
-    var bytes = bytes
-    for _ in 0...random.below(8) {
-        let limit = random.below(8) == 0 ? bytes.count : min(bytes.count, near)
-        let at = limit == 0 ? 0 : random.below(limit)
-        switch random.below(7) {
-        case 0 where !bytes.isEmpty: bytes[at] ^= 1 << UInt8(random.below(8))
-        case 1 where !bytes.isEmpty: bytes[at] = UInt8(truncatingIfNeeded: random.next())
-        case 2, 3:
-            let number = telling[random.below(telling.count)]
-            let size = [1, 2, 4, 8][random.below(4)]
-            let raw = (0..<size).map { UInt8(truncatingIfNeeded: number >> UInt64(8 * $0)) }
-            bytes.replaceSubrange(at..<min(at + size, bytes.count), with: raw)
-        case 4: bytes.insert(contentsOf: words[random.below(words.count)], at: at)
-        case 5:
-            let end = min(bytes.count, at + random.below(16))
-            bytes.removeSubrange(at..<end)
-        default:
-            let end = min(bytes.count, at + random.below(64))
-            bytes.insert(contentsOf: bytes[at..<end], at: random.below(bytes.count + 1))
-        }
-    }
-    if random.below(16) == 0 {
-        bytes.removeLast(random.below(bytes.count + 1))
-    }
-    return bytes
-}
 
 /// Decodes the ends of weights.
 private func look(at weights: [Weight]) throws(FormatError) {
@@ -132,11 +71,9 @@ struct FuzzTests {
             let name = name.hasSuffix("shards") ? "model.safetensors.index.json" : "config.json"
             let file = URL(fileURLWithPath: "\(path)/\(name)")
             let whole = Array(try Data(contentsOf: file))
-            var random = Random(3)
-            for _ in 0..<2_000 {
-                // a new file each time: cutting an old one short makes some systems write it out
-                try FileManager.default.removeItem(at: file)
-                try Data(mutated(whole, near: whole.count, &random)).write(to: file)
+            var random = fuzzNumbers(3)
+            for _ in 0..<(2_000 * fuzzFactor) {
+                try write(mutated(whole, near: whole.count, &random), file)
                 look(at: path)
             }
         }
@@ -150,9 +87,9 @@ struct FuzzTests {
         _ open: (MappedFile) throws(FormatError) -> Void
     ) throws {
         try #require(!seeds.isEmpty)
-        var random = Random(seed)
+        var random = fuzzNumbers(seed)
         var opened = 0
-        for _ in 0..<runs {
+        for _ in 0..<(runs * fuzzFactor) {
             let bytes = mutated(seeds[random.below(seeds.count)], near: 1024, &random)
             let file = try MappedFile(copying: bytes, as: "m")
             do throws(FormatError) {

@@ -120,13 +120,3 @@ extension Reader {
         )
     }
 }
-
-/// Calls `body` with an empty folder of its own.
-func withFolder<Result>(_ body: (URL) throws -> Result) throws -> Result {
-    let folder = FileManager.default.temporaryDirectory
-        .appendingPathComponent("mlxquant-\(UUID().uuidString)")
-    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-    defer { try? FileManager.default.removeItem(at: folder) }
-    // without the links that a system may have in the path of its temporary folder
-    return try body(URL(fileURLWithPath: realPath(folder.path) ?? folder.path))
-}

@@ -29,6 +29,19 @@ struct TextTests {
         #expect(throws: Never.self) { try parse(deep) }
     }
 
+    @Test("names that Unicode calls equivalent are two", arguments: [2, 200])
+    func equivalents(_ count: Int) throws {
+        let others = (2..<count).map { ", \"\($0)\": \($0)" }.joined()
+        let value = try parse("{\"\u{E9}\": 1, \"e\u{301}\": 2\(others)}")
+        #expect(value["\u{E9}"]?.int == 1)
+        #expect(value["e\u{301}"]?.int == 2)
+        #expect(value["e"] == nil)
+        #expect((2..<count).allSatisfy { value["\($0)"]?.int == $0 })
+        #expect(value.object?.members.count == count)
+        let twice = "{\"e\u{301}\": 2\(others), \"e\u{301}\": 3}"
+        #expect(throws: JSONParser.Problem.self) { try parse(twice) }
+    }
+
     @Test(
         "text that is no JSON",
         arguments: [

@@ -1,5 +1,6 @@
 import Foundation
 import MLXQuantFormats
+import TestSupport
 import Testing
 
 @testable import MLXQuantRuntime
@@ -121,6 +122,42 @@ struct GenerationTests {
         await #expect(throws: GenerationError.self) {
             try await text(session.generate(tokens: [1 << 40], options: greedy))
         }
+    }
+}
+
+@Suite("Chat templates of a model")
+struct ModelTemplateTests {
+    /// The text that a copy of the bundled model with these templates makes of a conversation.
+    private func text(_ templates: [String: String], _ tools: JSON?) throws -> String {
+        try withFolder { folder in
+            let model = folder.appendingPathComponent("model")
+            try FileManager.default.copyItem(at: URL(fileURLWithPath: bundled), to: model)
+            try FileManager.default.removeItem(
+                at: model.appendingPathComponent("chat_template.jinja")
+            )
+            let inside = model.appendingPathComponent("additional_chat_templates")
+            try FileManager.default.createDirectory(at: inside, withIntermediateDirectories: true)
+            for (name, text) in templates {
+                try write(text.utf8, inside.appendingPathComponent("\(name).jinja"))
+            }
+            let opened = try LanguageModel(model.path)
+            #expect(opened.hasChatTemplate)
+            let turns = [ChatMessage(role: "user", content: "x")]
+            let ids = try opened.encode(turns, variables: tools.map { ["tools": $0] } ?? [:])
+            return opened.tokenizer.decode(ids)
+        }
+    }
+
+    @Test("tool_use is for conversations with tools, default for all others")
+    func named() throws {
+        let two = ["default": "plain", "tool_use": "with tools"]
+        #expect(try text(two, nil) == "plain")
+        #expect(try text(two, .null) == "plain")
+        #expect(try text(two, .array([])) == "with tools")
+        #expect(try text(["default": "plain", "rag": "other"], .array([])) == "plain")
+        #expect(throws: GenerationError.self) { try text(["rag": "other"], nil) }
+        // without files it is tokenizer_config.json's
+        #expect(try text([:], nil).hasPrefix("<|begin_of_text|>"))
     }
 }
 

@@ -4,7 +4,8 @@ import Testing
 
 private func found(_ expression: String, _ text: String) throws -> [String] {
     let scalars = text.unicodeScalars.map(\.value)
-    return try Pattern(expression).matches(in: scalars[...]).map { range in
+    var budget = SearchBudget()
+    return try Pattern(expression).matches(in: scalars[...], &budget).map { range in
         String(String.UnicodeScalarView(scalars[range].compactMap(Unicode.Scalar.init)))
     }
 }
@@ -57,7 +58,8 @@ struct PatternTests {
     func steps() throws {
         let pattern = try Pattern("(?:a|a)+b")
         let text = [UInt32](repeating: 0x61, count: 64)
-        #expect(throws: Pattern.Failure.steps) { try pattern.matches(in: text[...]) }
+        var budget = SearchBudget()
+        #expect(throws: Pattern.Failure.steps) { try pattern.matches(in: text[...], &budget) }
     }
 }
 
@@ -75,37 +77,5 @@ struct NormalFormTests {
     func composed(_ text: String, _ wanted: String) {
         let found = NormalForm.composed(text.unicodeScalars.map(\.value))
         #expect(found == wanted.unicodeScalars.map(\.value))
-    }
-}
-
-@Suite("JSON of tokenizers")
-struct JSONTextTests {
-    @Test("keys that Unicode calls equivalent are two")
-    func equivalents() throws {
-        let value = try JSONText(parsing: "{\"\u{E9}\": 1, \"e\u{301}\": 2}")
-        #expect(value["\u{E9}"]?.int == 1)
-        #expect(value["e\u{301}"]?.int == 2)
-    }
-
-    @Test("escapes, pairs and halves of pairs")
-    func escapes() throws {
-        let value = try JSONText(parsing: #""\n\u00e9\ud83e\udd99\ud83e!""#)
-        #expect(value.string == "\né🦙\u{FFFD}!")
-    }
-
-    @Test(
-        "what is none is refused",
-        arguments: [
-            "", "{", "[1,]", "{\"a\" 1}", "\"a", "tru", "1 2", "[\"\u{1}\"]", "+1", "\"\\x\"",
-        ]
-    )
-    func refused(_ text: String) {
-        #expect(throws: JSONText.Failure.self) { try JSONText(parsing: text) }
-    }
-
-    @Test("nesting is limited")
-    func depth() {
-        let text = String(repeating: "[", count: 100_000)
-        #expect(throws: JSONText.Failure.self) { try JSONText(parsing: text) }
     }
 }

@@ -69,6 +69,14 @@ func isBadName(_ name: String) -> Bool {
     !isPrintable(name) || contains(name, "../")
 }
 
+/// Whether two texts have the same bytes; `==` asks whether Unicode calls them equivalent.
+package func isSame(_ one: String, _ other: String) -> Bool {
+    var (one, other) = (one, other)
+    return one.withUTF8 { one in
+        other.withUTF8 { one.count == $0.count && (one.isEmpty || one.elementsEqual($0)) }
+    }
+}
+
 /// Whether `part` stands somewhere in `text`, byte for byte.
 func contains(_ text: String, _ part: String) -> Bool {
     let (text, part) = (Array(text.utf8), Array(part.utf8))

@@ -18,7 +18,12 @@ public struct GGUFModel: Sendable {
     /// - Throws: ``FormatError`` if a part is missing, doubled, at another part's place or of
     ///   another model (the error's `file` is that part), or if one of them is broken.
     public init(_ path: String) throws(FormatError) {
-        parts = try openSplit(path)
+        self.init(parts: try openSplit(path))
+    }
+
+    /// A model of files that are open, and belong together.
+    init(parts: [GGUFFile]) {
+        self.parts = parts
         tensors = parts.flatMap(\.tensors)
         places = Dictionary(uniqueKeysWithValues: tensors.enumerated().map { ($1.name, $0) })
     }
@@ -124,7 +129,7 @@ private func number(_ part: GGUFFile, _ key: String) throws(FormatError) -> Int 
 }
 
 /// The name of a part: `PREFIX-00001-of-00003.gguf`.
-private struct PartName {
+struct PartName {
     let prefix: String
     let count: Int
 

@@ -35,10 +35,13 @@ public struct JSONNumber: Sendable, Hashable {
 }
 
 /// The members of a JSON object in their order; no name stands twice.
+///
+/// Names are told apart by their bytes. Swift's `String` calls two texts equal that Unicode calls
+/// equivalent, and a vocabulary has both spellings of `é` as tokens of their own.
 public struct JSONObject: Sendable, Hashable {
     /// Names and values, in the order of the file.
     public let members: [Member]
-    private let places: [String: Int]
+    private let places: NamePlaces
 
     /// A name and its value.
     public struct Member: Sendable, Hashable {
@@ -48,14 +51,17 @@ public struct JSONObject: Sendable, Hashable {
         public let value: JSON
     }
 
-    init(_ members: [Member], _ places: [String: Int]) {
+    init(_ members: [Member]) {
         self.members = members
-        self.places = places
+        places = NamePlaces(members)
     }
+
+    /// The first member whose name stood before; nil where no name stands twice.
+    var repeated: Member? { places.repeated.map { members[$0] } }
 
     /// The value of a name; nil where there is none.
     public subscript(_ name: String) -> JSON? {
-        places[name].map { members[$0].value }
+        places.place(of: name, in: members).map { members[$0].value }
     }
 
     /// Two objects are equal if they have the same members, in any order.
@@ -67,6 +73,55 @@ public struct JSONObject: Sendable, Hashable {
     /// As equality: whatever the order.
     public func hash(into hasher: inout Hasher) {
         hasher.combine(members.reduce(0) { $0 ^ $1.hashValue })
+    }
+}
+
+/// Where each name of an object stands among its members: of a name that stands twice, the last.
+private struct NamePlaces: Sendable {
+    /// Open addressing, -1 where a slot is free; empty for a few members, which are looked through.
+    private var slots: [Int32] = []
+    /// Of the first name that stood before.
+    private(set) var repeated: Int?
+
+    private static let few = 8
+
+    init(_ members: [JSONObject.Member]) {
+        if members.count > Self.few {
+            var size = 4 * Self.few
+            while size < 2 * members.count { size *= 2 }
+            slots = [Int32](repeating: -1, count: size)
+        }
+        for index in members.indices {
+            let name = members[index].name
+            let found: Int?
+            if slots.isEmpty {
+                found = members[..<index].firstIndex { isSame($0.name, name) }
+            } else {
+                let slot = slot(of: name, in: members)
+                found = slots[slot] < 0 ? nil : Int(slots[slot])
+                slots[slot] = Int32(index)
+            }
+            if found != nil, repeated == nil { repeated = index }
+        }
+    }
+
+    func place(of name: String, in members: [JSONObject.Member]) -> Int? {
+        if slots.isEmpty { return members.lastIndex { isSame($0.name, name) } }
+        let place = slots[slot(of: name, in: members)]
+        return place < 0 ? nil : Int(place)
+    }
+
+    /// The slot of a name, or the free one that it would have.
+    private func slot(of name: String, in members: [JSONObject.Member]) -> Int {
+        var hasher = Hasher()
+        var name = name
+        name.withUTF8 { hasher.combine(bytes: UnsafeRawBufferPointer($0)) }
+        let mask = slots.count - 1
+        var slot = hasher.finalize() & mask
+        while slots[slot] >= 0, !isSame(members[Int(slots[slot])].name, name) {
+            slot = (slot + 1) & mask
+        }
+        return slot
     }
 }
 

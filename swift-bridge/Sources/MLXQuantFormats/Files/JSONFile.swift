@@ -1,9 +1,9 @@
 extension JSON {
     /// The largest files of each kind that are read, in bytes; several times what any model needs.
-    enum Limit {
-        static let config = 16 << 20
-        static let index = 64 << 20
-        static let tokenizer = 192 << 20
+    package enum Limit {
+        package static let config = 16 << 20
+        package static let index = 64 << 20
+        package static let tokenizer = 192 << 20
     }
 
     /// The object that a JSON file holds.

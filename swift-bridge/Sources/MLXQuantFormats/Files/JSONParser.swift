@@ -85,16 +85,13 @@ struct JSONParser {
     }
 
     private mutating func object(depth: Int) throws(Problem) -> JSONObject {
-        let members = try members(depth: depth)
-        var places = [String: Int](minimumCapacity: members.count)
-        for (place, member) in members.enumerated() {
-            guard places.updateValue(place, forKey: member.name) == nil || rules.loose else {
-                let field = "key \(quote(member.name))"
-                let reason = "stands twice in one object"
-                throw Problem(field: .named(field), reason: reason, offset: nil)
-            }
+        let object = JSONObject(try members(depth: depth))
+        if let repeated = object.repeated, !rules.loose {
+            let field = "key \(quote(repeated.name))"
+            let reason = "stands twice in one object"
+            throw Problem(field: .named(field), reason: reason, offset: nil)
         }
-        return JSONObject(members, places)
+        return object
     }
 
     /// Members up to the closing brace; the opening one is behind us.

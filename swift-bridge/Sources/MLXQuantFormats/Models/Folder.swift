@@ -7,7 +7,7 @@
 ///     <cache>/models--org--name/snapshots/<commit>/model.safetensors
 ///           → <cache>/models--org--name/blobs/<hash>
 ///           → <cache>/blobs/<2 digits>/<hash>             (contents shared by several models)
-struct Folder {
+package struct Folder {
     /// Suffixes of files that hold Python pickles, which can run code when they are opened.
     static let pickles = [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"]
 
@@ -27,14 +27,14 @@ struct Folder {
     private static let templateFolders = ["additional_chat_templates", "chat_templates"]
 
     /// As given, without a slash at its end.
-    let path: String
+    package let path: String
     /// Of everything in it but folders, sorted.
-    let names: [String]
+    package let names: [String]
     private let links: Set<String>
     private let roots: [String]
 
     /// Lists a folder.
-    init(_ path: String) throws(FormatError) {
+    package init(_ path: String) throws(FormatError) {
         var path = path
         while path.utf8.count > 1, path.hasSuffix("/") {
             path.removeLast()
@@ -74,7 +74,7 @@ struct Folder {
     /// The path of a file of this folder, which need not exist.
     ///
     /// `namedBy` and `field` are the file and the field of it that the name comes from, to blame.
-    func member(
+    package func member(
         _ name: String,
         namedBy: String? = nil,
         field: String = "file"
@@ -101,8 +101,13 @@ struct Folder {
         return file
     }
 
+    /// The object that a JSON file of this folder holds; nil where there is no such file.
+    package func object(_ name: String, limit: Int) throws(FormatError) -> JSONObject? {
+        names.contains(name) ? try JSON.readObject(try member(name), limit: limit) : nil
+    }
+
     /// What belongs to the model and is neither weights nor config.json: relative, sorted.
-    func extraFiles(code: Bool) throws(FormatError) -> [String] {
+    package func extraFiles(code: Bool) throws(FormatError) -> [String] {
         var extras = names.filter { Self.isExtra($0, code: code) }
         for folder in Self.templateFolders where kindOfPath("\(path)/\(folder)") == .folder {
             if case .success(let inside) = listFolder("\(path)/\(folder)") {
@@ -120,6 +125,20 @@ struct Folder {
             }
         }
         return found.sorted()
+    }
+
+    /// The GGUF file of a folder that mlxquant made of one: with a manifest, and no config.json. Of a
+    /// split model it is the first part; nil where this is another folder.
+    func exportedGGUF() throws(FormatError) -> String? {
+        guard names.contains(Manifest.fileName), !names.contains("config.json") else { return nil }
+        let files = names.filter { $0.lowercased().hasSuffix(".gguf") && !$0.hasPrefix("mmproj") }
+        let models = Set(files.map { PartName($0)?.part(1) ?? $0 })
+        guard models.count <= 1 else {
+            let few = models.sorted().prefix(3).joined(separator: ", ")
+            let reason = "\(models.count) GGUF models (\(few), …); give one of them"
+            throw FormatError(.model, file: path, field: "folder", reason: reason)
+        }
+        return try files.first.map { (name) throws(FormatError) in try member(name) }
     }
 
     /// Whether a file's name is that of a pickle.

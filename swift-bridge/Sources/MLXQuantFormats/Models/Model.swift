@@ -21,12 +21,19 @@ public struct Model: Sendable {
     /// Opens a model without reading its weights.
     ///
     /// - Parameters:
-    ///   - path: of a model folder, a GGUF file (of a split model, any part) or a safetensors file.
+    ///   - path: of a model folder, a GGUF file (of a split model, any part), the folder that
+    ///     `mlxquant export --to swift` made of a GGUF file, or a safetensors file.
     ///   - trustRemoteCode: accept a folder that wants its own Python code run; none is.
     /// - Throws: ``FormatError`` if it cannot be opened, or does not add up.
     public init(_ path: String, trustRemoteCode: Bool = false) throws(FormatError) {
         self.path = path
         guard kindOfPath(path) == .file else {
+            if let file = try Folder(path).exportedGGUF() {
+                let model = try GGUFModel(file)
+                (container, weights) = (.gguf(model), model.tensors.map(Weight.init))
+                places = Self.places(weights)
+                return
+            }
             let folder = try ModelFolder(path, trustRemoteCode: trustRemoteCode)
             (container, weights) = (.folder(folder), folder.weights)
             places = Self.places(weights)

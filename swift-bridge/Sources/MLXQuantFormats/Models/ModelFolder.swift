@@ -48,9 +48,9 @@ public struct ModelFolder: Sendable {
         self.path = folder.path
         config = try readConfiguration(folder)
         // may hold every added token
-        tokenizerConfig = try side(folder, "tokenizer_config.json", JSON.Limit.tokenizer)
-        generationConfig = try side(folder, "generation_config.json", 1 << 20)
-        specialTokensMap = try side(folder, "special_tokens_map.json", JSON.Limit.config)
+        tokenizerConfig = try folder.object("tokenizer_config.json", limit: JSON.Limit.tokenizer)
+        generationConfig = try folder.object("generation_config.json", limit: 1 << 20)
+        specialTokensMap = try folder.object("special_tokens_map.json", limit: JSON.Limit.config)
         if folder.names.contains("tokenizer.json") {
             try JSON.checkEnds(
                 try folder.member("tokenizer.json"),
@@ -86,7 +86,7 @@ extension ModelFolder {
     /// - Returns: what it holds; nil where there is none.
     /// - Throws: ``FormatError`` if it is no JSON object.
     public func tokenizer() throws(FormatError) -> JSONObject? {
-        try side(try Folder(path), "tokenizer.json", JSON.Limit.tokenizer)
+        try Folder(path).object("tokenizer.json", limit: JSON.Limit.tokenizer)
     }
 }
 
@@ -113,17 +113,8 @@ extension Weight {
     }
 }
 
-private func side(
-    _ folder: Folder,
-    _ name: String,
-    _ limit: Int
-) throws(FormatError) -> JSONObject? {
-    guard folder.names.contains(name) else { return nil }
-    return try JSON.readObject(try folder.member(name), limit: limit)
-}
-
 /// The manifest and the notes, with one more where it cannot be read.
-private func readManifest(_ folder: Folder, _ notes: [String]) -> (Manifest?, [String]) {
+func readManifest(_ folder: Folder, _ notes: [String]) -> (Manifest?, [String]) {
     guard folder.names.contains(Manifest.fileName) else { return (nil, notes) }
     do throws(FormatError) {
         let path = try folder.member(Manifest.fileName)

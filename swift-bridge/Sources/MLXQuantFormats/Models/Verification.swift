@@ -38,53 +38,62 @@ extension ModelFolder {
     public func verify(
         progress: (_ file: String, _ bytes: Int) -> Void = { _, _ in }
     ) throws(FormatError) -> [Problem] {
-        guard let manifest else {
-            let reason = "there is none that can be read: only what mlxquant wrote can be verified"
-            throw FormatError(.model, file: path, field: Manifest.fileName, reason: reason)
-        }
-        let folder = try Folder(path)
-        var problems: [Problem] = []
-        var hashed: Set<String> = []
-        for file in manifest.files {
-            if file.sha256 != nil {
-                hashed.insert(file.name)
-            }
-            if let problem = check(file, in: folder, progress) {
-                problems.append(problem)
-            }
-        }
-        for file in files where !hashed.contains(file.file.name) {
-            let message = "the manifest has no SHA-256 of it"
-            problems.append(Problem(kind: .unlisted, file: file.file.name, message: message))
-        }
-        return problems
+        try MLXQuantFormats.verify(try Folder(path), manifest, files.map(\.file), progress)
     }
+}
 
-    /// What is wrong with a file of the manifest.
-    private func check(
-        _ file: Manifest.File,
-        in folder: Folder,
-        _ progress: (String, Int) -> Void
-    ) -> Problem? {
-        func problem(_ kind: Problem.Kind, _ message: String) -> Problem {
-            Problem(kind: kind, file: file.name, message: message)
+/// Reads every file that a folder's manifest lists; `weights` are the files that it must list.
+private func verify(
+    _ folder: Folder,
+    _ manifest: Manifest?,
+    _ weights: [MappedFile],
+    _ progress: (String, Int) -> Void
+) throws(FormatError) -> [Problem] {
+    guard let manifest else {
+        let reason = "there is none that can be read: only what mlxquant wrote can be verified"
+        throw FormatError(.model, file: folder.path, field: Manifest.fileName, reason: reason)
+    }
+    var problems: [Problem] = []
+    var hashed: Set<String> = []
+    for file in manifest.files {
+        if file.sha256 != nil {
+            hashed.insert(file.name)
         }
-        do throws(FormatError) {
-            let path = try folder.member(file.name, namedBy: Manifest.fileName, field: "files")
-            guard kindOfPath(path) == .file, let size = sizeOfPath(path) else {
-                return problem(.missing, "listed in the manifest, and missing")
-            }
-            if let wanted = file.bytes, wanted != size {
-                return problem(.size, "\(size) bytes, the manifest says \(wanted)")
-            }
-            guard let wanted = file.sha256 else { return nil }
-            progress(file.name, size)
-            let found = try SHA256Digest.of(file: path)
-            return found == wanted
-                ? nil : problem(.hash, "its SHA-256 is \(found), the manifest says \(wanted)")
-        } catch {
-            return problem(.unreadable, error.reason)
+        if let problem = check(file, in: folder, progress) {
+            problems.append(problem)
         }
+    }
+    for file in weights where !hashed.contains(file.name) {
+        let message = "the manifest has no SHA-256 of it"
+        problems.append(Problem(kind: .unlisted, file: file.name, message: message))
+    }
+    return problems
+}
+
+/// What is wrong with a file of the manifest.
+private func check(
+    _ file: Manifest.File,
+    in folder: Folder,
+    _ progress: (String, Int) -> Void
+) -> Problem? {
+    func problem(_ kind: Problem.Kind, _ message: String) -> Problem {
+        Problem(kind: kind, file: file.name, message: message)
+    }
+    do throws(FormatError) {
+        let path = try folder.member(file.name, namedBy: Manifest.fileName, field: "files")
+        guard kindOfPath(path) == .file, let size = sizeOfPath(path) else {
+            return problem(.missing, "listed in the manifest, and missing")
+        }
+        if let wanted = file.bytes, wanted != size {
+            return problem(.size, "\(size) bytes, the manifest says \(wanted)")
+        }
+        guard let wanted = file.sha256 else { return nil }
+        progress(file.name, size)
+        let found = try SHA256Digest.of(file: path)
+        return found == wanted
+            ? nil : problem(.hash, "its SHA-256 is \(found), the manifest says \(wanted)")
+    } catch {
+        return problem(.unreadable, error.reason)
     }
 }
 
@@ -97,10 +106,15 @@ extension Model {
     public func verify(
         progress: (_ file: String, _ bytes: Int) -> Void = { _, _ in }
     ) throws(FormatError) -> [Problem] {
-        guard case .folder(let folder) = container else {
+        switch container {
+        case .folder(let folder): return try folder.verify(progress: progress)
+        case .gguf(let model) where kindOfPath(path) == .folder:
+            let folder = try Folder(path)
+            let files = model.parts.map(\.file)
+            return try MLXQuantFormats.verify(folder, readManifest(folder, []).0, files, progress)
+        case .gguf, .safetensors:
             let reason = "a single file has none to be verified against; give a model folder"
             throw FormatError(.model, file: path, field: Manifest.fileName, reason: reason)
         }
-        return try folder.verify(progress: progress)
     }
 }

@@ -2,7 +2,7 @@ import MLXQuantFormats
 
 extension LanguageModel {
     /// Whether the model comes with a chat template.
-    public var hasChatTemplate: Bool { tokenizer.chatTemplates["default"] != nil }
+    public var hasChatTemplate: Bool { !tokenizer.chatTemplates.isEmpty }
 
     /// The ids of a text to go on from, with what the tokenizer puts before a text, unless it is
     /// there.
@@ -16,19 +16,26 @@ extension LanguageModel {
     }
 
     /// The ids of a conversation, by the model's chat template, up to where the assistant's turn
-    /// begins.
+    /// begins. Of several templates it is `tool_use` where there are tools, or else `default`.
     ///
     /// - Parameters:
     ///   - messages: all turns, the oldest first.
-    ///   - variables: what else the template may ask for, such as `enable_thinking`.
+    ///   - variables: what else the template may ask for, such as `enable_thinking` and `tools`.
     /// - Returns: the ids.
     /// - Throws: ``GenerationError`` if there is no template, or it does not render.
     public func encode(
         _ messages: [ChatMessage],
         variables: [String: JSON] = [:]
     ) throws(GenerationError) -> [Int] {
-        guard let source = tokenizer.chatTemplates["default"] else {
-            throw .request("the model has no chat template; generate from a text as it is")
+        let templates = tokenizer.chatTemplates
+        let hasTools = variables["tools"].map { !$0.isNull } ?? false
+        guard let source = (hasTools ? templates["tool_use"] : nil) ?? templates["default"] else {
+            let names = templates.keys.sorted().map(quoted).joined(separator: ", ")
+            let reason =
+                templates.isEmpty
+                ? "the model has no chat template"
+                : "the model has chat templates named \(names), and none named 'default'"
+            throw .request("\(reason); generate from a text as it is")
         }
         let text: String
         do throws(TemplateError) {

@@ -100,7 +100,7 @@ public struct ChatTemplate: Sendable {
         for (name, value) in variables { values[name] = TemplateValue(value) }
         values["messages"] = messages
         values["add_generation_prompt"] = .bool(addGenerationPrompt)
-        let renderer = TemplateRenderer(variables: values, budget: .init())
+        let renderer = TemplateRenderer(variables: values, budget: .init(for: values))
         return try renderer.render(nodes)
     }
 }

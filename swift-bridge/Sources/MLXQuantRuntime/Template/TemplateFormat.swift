@@ -175,13 +175,18 @@ struct TemplateFormat {
             else { throw renderer.failure("the format 'd' of a \(value.typeName)") }
             let digits = String(integer.magnitude, radix: type == "x" ? 16 : 10)
             (prefix, body) = signed(integer < 0, digits)
-        case "r": body = value.represented
+        case "r":
+            // A list shows its items so, between brackets.
+            body = try renderer.text(of: .list([value]))
+            body = String(body.unicodeScalars.dropFirst().dropLast())
         default:
-            body = value.text
+            body = try renderer.text(of: value)
             if let precision {
+                try renderer.look(through: body.utf8.count)
                 body = TemplateStrings.string(body.unicodeScalars.prefix(precision))
             }
         }
+        try renderer.charge(width + body.utf8.count)
         let missing = width - prefix.unicodeScalars.count - body.unicodeScalars.count
         if missing > 0 {
             let padding = TemplateStrings.string(Array(repeating: fill, count: missing))
@@ -195,7 +200,6 @@ struct TemplateFormat {
             default: return padding + prefix + body
             }
         }
-        try renderer.charge(width + body.utf8.count)
         return prefix + body
     }
 

@@ -144,27 +144,45 @@ struct TemplateLexer {
     private mutating func rawText(_ strips: inout Bool) throws(TemplateError) -> String {
         let start = at
         while at < source.count {
-            if isNext("{%", at: at) {
-                let end = at
-                var back = self
-                back.at += 2
-                let dash = back.at < source.count && source[back.at] == "-"
-                if dash { back.at += 1 }
-                if let (tokens, stripsNext) = try? back.tokens(endingIn: "%}"),
-                    tokens.map(\.kind) == [.name("endraw")]
-                {
-                    var text = source[start..<end]
-                    if strips { text = text.drop(while: isSpace) }
-                    if dash { while let last = text.last, isSpace(last) { text.removeLast() } }
-                    self = back
-                    strips = stripsNext
-                    return string(text)
+            if isNext("{%", at: at), let tag = endOfRaw(at) {
+                var text = source[start..<at]
+                if strips { text = text.drop(while: isSpace) }
+                if tag.stripsBefore {
+                    while let last = text.last, isSpace(last) { text.removeLast() }
                 }
+                line += source[at..<tag.end].count { $0 == "\n" }
+                at = tag.end
+                strips = tag.stripsNext
+                if !strips { skipNewline() }
+                return string(text)
             }
             if source[at] == "\n" { line += 1 }
             at += 1
         }
         throw failure("a raw block is not closed")
+    }
+
+    /// Where `{% endraw %}` at a place ends, and what it strips; nil for another tag.
+    private func endOfRaw(
+        _ start: Int
+    ) -> (end: Int, stripsBefore: Bool, stripsNext: Bool)? {
+        var place = start + 2
+        func skipSpace() { while place < source.count, isSpace(source[place]) { place += 1 } }
+        func mark() -> Unicode.Scalar? {
+            guard place < source.count, source[place] == "-" || source[place] == "+" else {
+                return nil
+            }
+            place += 1
+            return source[place - 1]
+        }
+        let first = mark()
+        skipSpace()
+        guard isNext("endraw", at: place) else { return nil }
+        place += 6
+        skipSpace()
+        let last = mark()
+        guard isNext("%}", at: place) else { return nil }
+        return (place + 2, first == "-", last == "-")
     }
 
     /// The tokens up to the end of a tag, and whether it strips what follows.
@@ -206,7 +224,7 @@ struct TemplateLexer {
     private static let symbols = [
         "==", "!=", "<=", ">=", "//", "**", "+", "-", "*", "/", "%", "~", "<", ">", "=", "(", ")",
         "[", "]", "{", "}", ",", ".", ":", "|",
-    ]
+    ].map { (text: $0, scalars: Array($0.unicodeScalars)) }
 
     private mutating func token() throws(TemplateError) -> TemplateToken.Kind {
         let next = source[at]
@@ -218,12 +236,10 @@ struct TemplateLexer {
             return .name(string(source[start..<at]))
         }
         for symbol in Self.symbols {
-            let scalars = Array(symbol.unicodeScalars)
-            if at + scalars.count <= source.count,
-                source[at..<(at + scalars.count)].elementsEqual(scalars)
-            {
-                at += scalars.count
-                return .symbol(symbol)
+            let end = at + symbol.scalars.count
+            if end <= source.count, source[at..<end].elementsEqual(symbol.scalars) {
+                at = end
+                return .symbol(symbol.text)
             }
         }
         throw failure("unexpected character \(quotedForMessage(next))")

@@ -6,17 +6,20 @@ extension TemplateLibrary {
         _ arguments: TemplateArguments,
         _ renderer: TemplateRenderer
     ) throws(TemplateError) -> TemplateValue {
+        // A filter may call others by their names.
+        try renderer.enter()
+        defer { renderer.budget.depth += 1 }
         switch name {
         case "default", "d":
             let standard = arguments.value(0, "default_value") ?? .string("")
             let isFalseToo = arguments.value(1, "boolean")?.isTrue ?? false
             return value.isUndefined || (isFalseToo && !value.isTrue) ? standard : value
         case "tojson": return try json(value, arguments, renderer)
-        case "string", "safe": return try renderer.made(value.text)
+        case "string", "safe": return .string(try renderer.text(of: value))
         case "length", "count": return .int(try length(of: value, renderer))
         case "bool": return .bool(value.isTrue)
-        case "int": return integer(value, arguments)
-        case "float": return float(value, arguments)
+        case "int": return try integer(value, arguments, renderer)
+        case "float": return try float(value, arguments, renderer)
         case "abs":
             if let integer = value.integer, integer != .min { return .int(abs(integer)) }
             guard let number = value.number else {
@@ -36,7 +39,9 @@ extension TemplateLibrary {
         _ renderer: TemplateRenderer
     ) throws(TemplateError) -> Int {
         switch value {
-        case .string(let text): return text.unicodeScalars.count
+        case .string(let text):
+            try renderer.look(through: text.utf8.count)
+            return text.unicodeScalars.count
         case .list(let items), .tuple(let items): return items.count
         case .dictionary(let dictionary): return dictionary.members.count
         case .undefined: return 0
@@ -62,25 +67,32 @@ extension TemplateLibrary {
         if let given = arguments.value(2, "separators"),
             case let separators = try renderer.items(of: given), separators.count == 2
         {
-            (style.item, style.colon) = (separators[0].text, separators[1].text)
+            style.item = try renderer.text(of: separators[0])
+            style.colon = try renderer.text(of: separators[1])
+        }
+        for text in [style.item, style.colon, style.indent ?? ""] where text.utf8.count > 64 {
+            throw renderer.failure("an indent or a separator of \(text.utf8.count) bytes")
         }
         style.sortsKeys = arguments.value(3, "sort_keys")?.isTrue ?? false
-        guard let text = value.json(style) else {
+        guard let text = try renderer.json(of: value, style) else {
             throw renderer.failure("a \(value.typeName) has no place in JSON")
         }
-        return try renderer.made(text)
+        return .string(text)
     }
 
     private static func integer(
         _ value: TemplateValue,
-        _ arguments: TemplateArguments
-    ) -> TemplateValue {
+        _ arguments: TemplateArguments,
+        _ renderer: TemplateRenderer
+    ) throws(TemplateError) -> TemplateValue {
         if let integer = value.integer { return .int(integer) }
         let standard = arguments.value(0, "default") ?? .int(0)
         if let number = value.number {
             return Int(exactly: number.rounded(.towardZero)).map { .int($0) } ?? standard
         }
-        let text = TemplateStrings.strip(value.text, nil)
+        let whole = try renderer.text(of: value)
+        try renderer.look(through: whole.utf8.count)
+        let text = TemplateStrings.strip(whole, nil)
         if let integer = Int(text) { return .int(integer) }
         return Double(text).flatMap { Int(exactly: $0.rounded(.towardZero)) }.map { .int($0) }
             ?? standard
@@ -88,10 +100,13 @@ extension TemplateLibrary {
 
     private static func float(
         _ value: TemplateValue,
-        _ arguments: TemplateArguments
-    ) -> TemplateValue {
+        _ arguments: TemplateArguments,
+        _ renderer: TemplateRenderer
+    ) throws(TemplateError) -> TemplateValue {
         if let number = value.number { return .float(number) }
-        let text = TemplateStrings.strip(value.text, nil)
+        let whole = try renderer.text(of: value)
+        try renderer.look(through: whole.utf8.count)
+        let text = TemplateStrings.strip(whole, nil)
         return Double(text).map { .float($0) } ?? arguments.value(0, "default") ?? .float(0)
     }
 
@@ -108,13 +123,18 @@ extension TemplateLibrary {
         var scale = 1.0
         for _ in 0..<digits { scale *= 10 }
         let rule: FloatingPointRoundingRule
-        switch arguments.value(1, "method")?.text ?? "common" {
+        switch arguments.value(1, "method")?.string ?? "common" {
         case "ceil": rule = .up
         case "floor": rule = .down
         default: rule = .toNearestOrEven
         }
         return .float((number * scale).rounded(rule) / scale)
     }
+
+    private static let textFilters: Set<String> = [
+        "trim", "upper", "lower", "title", "capitalize", "replace", "escape", "e", "forceescape",
+        "format", "truncate", "indent", "wordcount",
+    ]
 
     /// Filters of texts; nil where the name is none.
     private static func filterText(
@@ -123,22 +143,29 @@ extension TemplateLibrary {
         _ arguments: TemplateArguments,
         _ renderer: TemplateRenderer
     ) throws(TemplateError) -> TemplateValue? {
+        guard textFilters.contains(name) else { return nil }
+        let whole = try renderer.text(of: value)
+        try renderer.look(through: whole.utf8.count)
         let text: String
         switch name {
-        case "trim": text = TemplateStrings.strip(value.text, arguments.value(0, "chars")?.string)
-        case "upper": text = value.text.uppercased()
-        case "lower": text = value.text.lowercased()
-        case "title": text = TemplateStrings.title(value.text)
-        case "capitalize": text = TemplateStrings.capitalized(value.text)
+        case "trim":
+            let characters = arguments.value(0, "chars")?.string
+            try renderer.look(through: characters?.utf8.count ?? 0)
+            text = TemplateStrings.strip(whole, characters)
+        case "upper": text = whole.uppercased()
+        case "lower": text = whole.lowercased()
+        case "title": text = TemplateStrings.title(whole)
+        case "capitalize": text = TemplateStrings.capitalized(whole)
         case "replace":
             guard let old = arguments.value(0, "old"), let new = arguments.value(1, "new") else {
                 throw renderer.failure("replace takes what to replace, and by what")
             }
             let most = arguments.value(2, "count")?.integer ?? .max
-            text = try replaced(value.text, old.text, new.text, most, renderer)
+            let (before, after) = (try renderer.text(of: old), try renderer.text(of: new))
+            text = try replaced(whole, before, after, most, renderer)
         case "escape", "e", "forceescape":
             var escaped = ""
-            for scalar in value.text.unicodeScalars {
+            for scalar in whole.unicodeScalars {
                 switch scalar {
                 case "&": escaped += "&amp;"
                 case "<": escaped += "&lt;"
@@ -150,13 +177,10 @@ extension TemplateLibrary {
             }
             text = escaped
         case "format":
-            text = try TemplateFormat.percent(value.text, arguments.positional, renderer)
-        case "truncate": text = truncated(value.text, arguments)
-        case "indent":
-            text = indented(value.text, arguments)
-        case "wordcount":
-            return .int(TemplateStrings.words(value.text, most: .max).count)
-        default: return nil
+            text = try TemplateFormat.percent(whole, arguments.positional, renderer)
+        case "truncate": text = try truncated(whole, arguments, renderer)
+        case "indent": text = try indented(whole, arguments, renderer)
+        default: return .int(TemplateStrings.wordCount(whole))
         }
         return try renderer.made(text)
     }
@@ -170,17 +194,23 @@ extension TemplateLibrary {
         _ renderer: TemplateRenderer
     ) throws(TemplateError) -> String {
         let limit = most < 0 ? Int.max : most
+        try renderer.look(through: text.utf8.count + old.utf8.count)
         let count = TemplateStrings.places(of: old, in: text, most: limit).count
         let (size, overflow) = count.multipliedReportingOverflow(by: new.utf8.count)
         try renderer.charge(overflow ? .max : size + text.utf8.count)
         return TemplateStrings.replace(text, old, new, most: limit)
     }
 
-    private static func truncated(_ text: String, _ arguments: TemplateArguments) -> String {
+    private static func truncated(
+        _ text: String,
+        _ arguments: TemplateArguments,
+        _ renderer: TemplateRenderer
+    ) throws(TemplateError) -> String {
         let scalars = Array(text.unicodeScalars)
-        let end = arguments.value(2, "end")?.text ?? "..."
-        let length = arguments.value(0, "length")?.integer ?? 255
-        if scalars.count <= length + (arguments.value(3, "leeway")?.integer ?? 5) { return text }
+        let end = try arguments.value(2, "end").map(renderer.text) ?? "..."
+        let length = max(0, arguments.value(0, "length")?.integer ?? 255)
+        let leeway = max(0, arguments.value(3, "leeway")?.integer ?? 5)
+        if scalars.count <= length || scalars.count - length <= leeway { return text }
         let kept = max(0, length - end.unicodeScalars.count)
         var part = scalars[..<min(kept, scalars.count)]
         if !(arguments.value(1, "killwords")?.isTrue ?? false), let space = part.lastIndex(of: " ")
@@ -190,13 +220,20 @@ extension TemplateLibrary {
         return TemplateStrings.string(part) + end
     }
 
-    private static func indented(_ text: String, _ arguments: TemplateArguments) -> String {
+    private static func indented(
+        _ text: String,
+        _ arguments: TemplateArguments,
+        _ renderer: TemplateRenderer
+    ) throws(TemplateError) -> String {
         let width = arguments.value(0, "width")
         let indent =
             width?.string
             ?? String(repeating: " ", count: min(64, max(0, width?.integer ?? 4)))
         let first = arguments.value(1, "first")?.isTrue ?? false
         let blank = arguments.value(2, "blank")?.isTrue ?? false
+        let count = 1 + text.utf8.count { $0 == 0xA }
+        let (added, overflow) = count.multipliedReportingOverflow(by: 32 + indent.utf8.count)
+        try renderer.charge(overflow ? .max : added)
         let lines = TemplateStrings.split(text, "\n", most: .max)
         let shown = lines.enumerated().map { index, line in
             let indents = index == 0 ? first : blank || !line.isEmpty
@@ -214,14 +251,19 @@ extension TemplateLibrary {
     ) throws(TemplateError) -> TemplateValue? {
         switch name {
         case "list": return .list(try renderer.items(of: value))
-        case "first": return try renderer.items(of: value).first ?? .undefined("first")
-        case "last": return try renderer.items(of: value).last ?? .undefined("last")
-        case "reverse":
-            let items = try renderer.items(of: value)
-            if case .string = value {
-                return try renderer.made(items.reversed().map(\.text).joined())
+        case "first", "last":
+            if let text = value.string?.unicodeScalars {
+                let scalar = name == "first" ? text.first : text.last
+                return scalar.map { .string(String($0)) } ?? .undefined(name)
             }
-            return .list(items.reversed())
+            let items = try renderer.items(of: value)
+            return (name == "first" ? items.first : items.last) ?? .undefined(name)
+        case "reverse":
+            if let text = value.string {
+                try renderer.charge(text.utf8.count)
+                return .string(TemplateStrings.string(text.unicodeScalars.reversed()))
+            }
+            return try renderer.made(try renderer.items(of: value).reversed())
         case "join":
             var parts: [String] = []
             for item in try renderer.items(of: value) {
@@ -229,10 +271,12 @@ extension TemplateLibrary {
                 if let attribute = arguments.value(1, "attribute") {
                     item = try renderer.item(item, attribute)
                 }
-                parts.append(item.text)
-                try renderer.charge(item.text.utf8.count)
+                let text = try renderer.text(of: item)
+                try renderer.step()
+                try renderer.charge(text.utf8.count)
+                parts.append(text)
             }
-            let separator = arguments.value(0, "d")?.text ?? ""
+            let separator = try arguments.value(0, "d").map(renderer.text) ?? ""
             try renderer.charge(parts.count * separator.utf8.count)
             return .string(parts.joined(separator: separator))
         case "items":
@@ -240,34 +284,40 @@ extension TemplateLibrary {
                 if value.isUndefined { return .list([]) }
                 throw renderer.failure("a \(value.typeName) has no items")
             }
-            return .list(dictionary.members.map { .tuple([.string($0.key), $0.value]) })
+            return try pairs(dictionary, renderer)
         case "dictsort":
             guard case .dictionary(let dictionary) = value else {
                 throw renderer.failure("dictsort of a \(value.typeName)")
             }
-            let pairs = dictionary.members.map {
-                TemplateValue.tuple([.string($0.key), $0.value])
-            }
-            return .list(try sorted(pairs, by: .int(0), arguments, renderer))
+            let pairs = try renderer.items(of: try pairs(dictionary, renderer))
+            return try renderer.made(try sorted(pairs, by: .int(0), arguments, renderer))
         case "sort":
             let items = try renderer.items(of: value)
             let attribute = arguments.value(2, "attribute")
             let reversed = arguments.value(0, "reverse")?.isTrue ?? false
             let result = try sorted(items, by: attribute, arguments, renderer)
-            return .list(reversed ? result.reversed() : result)
+            return try renderer.made(reversed ? result.reversed() : result)
         case "unique":
             var seen: [TemplateValue] = []
             for item in try renderer.items(of: value) {
-                for _ in seen { try renderer.step() }
-                if !seen.contains(where: { $0.equals(item) }) { seen.append(item) }
+                if try renderer.place(of: item, in: seen) == nil { seen.append(item) }
             }
-            return .list(seen)
+            return try renderer.made(seen)
         case "sum", "min", "max": return try reduced(name, value, arguments, renderer)
         case "map": return try mapped(value, arguments, renderer)
         case "select", "reject", "selectattr", "rejectattr":
             return try selected(name, value, arguments, renderer)
         default: return nil
         }
+    }
+
+    /// The members of a dictionary, each a name and its value.
+    static func pairs(
+        _ dictionary: TemplateDictionary,
+        _ renderer: TemplateRenderer
+    ) throws(TemplateError) -> TemplateValue {
+        try renderer.charge(items: 3 * dictionary.members.count)
+        return .list(dictionary.members.map { .tuple([.string($0.key), $0.value]) })
     }
 
     private static func sorted(
@@ -281,17 +331,10 @@ extension TemplateLibrary {
         for item in items {
             var key = item
             if let attribute { key = try renderer.item(item, attribute) }
-            if !isExact, let text = key.string { key = .string(text.lowercased()) }
-            if let other = keyed.last, key.isLess(than: other.key) == nil {
-                throw renderer.failure(
-                    "\(key.typeName) and \(other.key.typeName) cannot be ordered"
-                )
-            }
-            try renderer.step()
+            if !isExact, let text = key.string { key = try renderer.made(text.lowercased()) }
             keyed.append((key, item))
         }
-        // Swift's sort is stable; what cannot be ordered was refused above.
-        return keyed.sorted { $0.key.isLess(than: $1.key) ?? false }.map(\.item)
+        return try renderer.sorted(keyed)
     }
 
     private static func reduced(
@@ -342,7 +385,7 @@ extension TemplateLibrary {
                 throw renderer.failure("map needs an attribute or a filter's name")
             }
         }
-        return .list(results)
+        return try renderer.made(results)
     }
 
     private static func selected(
@@ -356,7 +399,7 @@ extension TemplateLibrary {
         if name.hasSuffix("attr"), attribute == nil {
             throw renderer.failure("\(name) needs an attribute")
         }
-        let test = rest.popFirst()?.text
+        let test = rest.popFirst()?.string
         let more = TemplateArguments(positional: Array(rest), named: arguments.named)
         var kept: [TemplateValue] = []
         for item in try renderer.items(of: value) {
@@ -367,6 +410,6 @@ extension TemplateLibrary {
             if let test { holds = try self.test(test, checked, more, renderer) }
             if holds == name.hasPrefix("select") { kept.append(item) }
         }
-        return .list(kept)
+        return try renderer.made(kept)
     }
 }

@@ -11,9 +11,9 @@ extension TemplateLibrary {
         case .dictionary(let dictionary):
             switch name {
             case "items":
-                return .list(dictionary.members.map { .tuple([.string($0.key), $0.value]) })
-            case "keys": return .list(dictionary.members.map { .string($0.key) })
-            case "values": return .list(dictionary.members.map(\.value))
+                return try pairs(dictionary, renderer)
+            case "keys": return try renderer.made(dictionary.members.map { .string($0.key) })
+            case "values": return try renderer.made(dictionary.members.map(\.value))
             case "get":
                 let found = arguments.value(0, "key")?.string.flatMap { dictionary[$0] }
                 return found ?? arguments.value(1, "default") ?? TemplateValue.none
@@ -23,11 +23,14 @@ extension TemplateLibrary {
             guard let wanted = arguments.positional.first else { return nil }
             switch name {
             case "index":
-                guard let place = items.firstIndex(where: { $0.equals(wanted) }) else {
+                guard let place = try renderer.place(of: wanted, in: items) else {
                     throw renderer.failure("what is looked for is not in the list")
                 }
                 return .int(place)
-            case "count": return .int(items.count { $0.equals(wanted) })
+            case "count":
+                var count = 0
+                for item in items where try renderer.equals(item, wanted) { count += 1 }
+                return .int(count)
             case "append", "extend", "insert", "pop", "remove":
                 throw renderer.failure("a template must not change a list")
             default: return nil
@@ -42,7 +45,10 @@ extension TemplateLibrary {
         _ arguments: TemplateArguments,
         _ renderer: TemplateRenderer
     ) throws(TemplateError) -> TemplateValue? {
-        try renderer.charge(text.utf8.count)
+        try renderer.look(through: text.utf8.count)
+        for value in arguments.positional {
+            if let other = value.string { try renderer.look(through: other.utf8.count) }
+        }
         func part(_ place: Int) throws(TemplateError) -> String {
             guard place < arguments.positional.count,
                 let part = arguments.positional[place].string
@@ -51,13 +57,15 @@ extension TemplateLibrary {
         }
         let characters = arguments.positional.first?.string
         switch name {
-        case "strip": return .string(TemplateStrings.strip(text, characters))
-        case "lstrip": return .string(TemplateStrings.strip(text, characters, right: false))
-        case "rstrip": return .string(TemplateStrings.strip(text, characters, left: false))
-        case "upper": return .string(text.uppercased())
-        case "lower", "casefold": return .string(text.lowercased())
-        case "title": return .string(TemplateStrings.title(text))
-        case "capitalize": return .string(TemplateStrings.capitalized(text))
+        case "strip": return try renderer.made(TemplateStrings.strip(text, characters))
+        case "lstrip":
+            return try renderer.made(TemplateStrings.strip(text, characters, right: false))
+        case "rstrip":
+            return try renderer.made(TemplateStrings.strip(text, characters, left: false))
+        case "upper": return try renderer.made(text.uppercased())
+        case "lower", "casefold": return try renderer.made(text.lowercased())
+        case "title": return try renderer.made(TemplateStrings.title(text))
+        case "capitalize": return try renderer.made(TemplateStrings.capitalized(text))
         case "startswith":
             return .bool(
                 try affixes(arguments, renderer).contains { text.utf8.starts(with: $0.utf8) }
@@ -72,15 +80,18 @@ extension TemplateLibrary {
             let prefix = try part(0)
             let has = text.utf8.starts(with: prefix.utf8)
             let rest = text.unicodeScalars.dropFirst(prefix.unicodeScalars.count)
-            return .string(has ? String(rest) : text)
+            return try renderer.made(has ? String(rest) : text)
         case "removesuffix":
             let suffix = try part(0)
             let has = text.utf8.reversed().starts(with: suffix.utf8.reversed())
             let rest = text.unicodeScalars.dropLast(suffix.unicodeScalars.count)
-            return .string(has ? String(rest) : text)
+            return try renderer.made(has ? String(rest) : text)
         case "split", "rsplit":
             return .list(try split(name, text, arguments, renderer).map { .string($0) })
-        case "splitlines": return .list(TemplateStrings.lines(text).map { .string($0) })
+        case "splitlines":
+            try renderer.charge(text.utf8.count)
+            try renderer.charge(items: 1 + TemplateStrings.lineEnds(text))
+            return .list(TemplateStrings.lines(text).map { .string($0) })
         case "replace":
             let most = arguments.value(2, "count")?.integer ?? .max
             return .string(try replaced(text, try part(0), try part(1), most, renderer))
@@ -144,10 +155,13 @@ extension TemplateLibrary {
     ) throws(TemplateError) -> [String] {
         let given = arguments.value(1, "maxsplit")?.integer ?? -1
         let most = given < 0 ? Int.max : given
+        try renderer.charge(text.utf8.count)
         guard let separator = arguments.value(0, "sep")?.string else {
+            try renderer.charge(items: TemplateStrings.wordCount(text))
             return TemplateStrings.words(text, most: most)
         }
         if separator.isEmpty { throw renderer.failure("split by nothing") }
+        try renderer.charge(items: 1 + TemplateStrings.places(of: separator, in: text).count)
         return name == "split"
             ? TemplateStrings.split(text, separator, most: most)
             : TemplateStrings.splitFromRight(text, separator, most: most)

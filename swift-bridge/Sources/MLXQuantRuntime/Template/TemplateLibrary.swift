@@ -37,7 +37,7 @@ enum TemplateLibrary {
         if span / Double(step) > Double(longestRange) {
             throw renderer.failure("range of more than \(longestRange)", .budget)
         }
-        return .list(stride(from: first, to: end, by: step).map { .int($0) })
+        return try renderer.made(stride(from: first, to: end, by: step).map { .int($0) })
     }
 
     private static func namespace(
@@ -73,7 +73,7 @@ enum TemplateLibrary {
         _ renderer: TemplateRenderer,
         _ arguments: TemplateArguments
     ) throws(TemplateError) -> TemplateValue {
-        let reason = arguments.positional.first?.text ?? ""
+        let reason = try arguments.positional.first.map(renderer.text) ?? ""
         let line = reason.unicodeScalars.map { $0.value < 0x20 ? " " : $0 }
         throw renderer.failure(TemplateStrings.string(line.prefix(500)), .refused)
     }
@@ -121,11 +121,14 @@ enum TemplateLibrary {
             guard let divisor = try other().integer, divisor != 0 else {
                 throw renderer.failure("divisibleby takes a whole number but 0")
             }
-            return try integer() % divisor == 0
-        case "lower": return value.text.utf8.elementsEqual(value.text.lowercased().utf8)
-        case "upper": return value.text.utf8.elementsEqual(value.text.uppercased().utf8)
-        case "equalto", "eq", "==", "sameas": return value.equals(try other())
-        case "ne": return !value.equals(try other())
+            return try integer().isMultiple(of: divisor)
+        case "lower", "upper":
+            let text = try renderer.text(of: value)
+            try renderer.charge(text.utf8.count)
+            let other = name == "lower" ? text.lowercased() : text.uppercased()
+            return text.utf8.elementsEqual(other.utf8)
+        case "equalto", "eq", "==", "sameas": return try renderer.equals(value, try other())
+        case "ne": return !(try renderer.equals(value, try other()))
         case "lt", "lessthan": return try renderer.isLess(value, try other())
         case "gt", "greaterthan": return try renderer.isLess(try other(), value)
         case "in": return try renderer.contains(try other(), value)

@@ -288,6 +288,9 @@ extension TemplateParser {
             } else {
                 call.positional.append(try expression())
             }
+            if call.positional.count + call.named.count > Self.mostArguments {
+                throw failure("more than \(Self.mostArguments) arguments")
+            }
         }
         return call
     }

@@ -9,6 +9,8 @@ struct TemplateParser {
 
     /// Levels of tags, parentheses and operators within one another.
     static let deepest = 64
+    /// Arguments of a call, and parameters of a macro.
+    static let mostArguments = 64
 
     init(_ source: String) throws(TemplateError) {
         var lexer = TemplateLexer(source)
@@ -178,6 +180,7 @@ struct TemplateParser {
             if !parameters.isEmpty, !take(",") { throw failure("',' expected") }
             guard let parameter = name() else { throw failure("a parameter's name expected") }
             parameters.append((parameter, take("=") ? try expression() : nil))
+            if parameters.count > Self.mostArguments { throw failure("too many parameters") }
         }
         try finish()
         let (body, _) = try nodes(until: ["endmacro"])

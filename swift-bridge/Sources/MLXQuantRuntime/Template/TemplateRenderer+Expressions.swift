@@ -79,7 +79,7 @@ extension TemplateRenderer {
     ) throws(TemplateError) -> TemplateValue {
         var dictionary = TemplateDictionary()
         for (key, value) in pairs {
-            dictionary[try evaluate(key).text] = try evaluate(value)
+            dictionary[try text(of: try evaluate(key))] = try evaluate(value)
         }
         return try made(.dictionary(dictionary))
     }
@@ -135,22 +135,31 @@ extension TemplateRenderer {
     ) throws(TemplateError) -> TemplateValue {
         switch (value, index) {
         case (.list(let items), _), (.tuple(let items), _):
-            guard let place = index.integer else { return .undefined(index.text) }
+            guard let place = index.integer else {
+                return .undefined(index.string ?? index.typeName)
+            }
             let at = place < 0 ? place + items.count : place
             return items.indices.contains(at) ? items[at] : .undefined("item \(place)")
         case (.string(let text), _):
-            guard let place = index.integer else { return .undefined(index.text) }
-            let scalars = Array(text.unicodeScalars)
-            let at = place < 0 ? place + scalars.count : place
-            return scalars.indices.contains(at)
-                ? .string(String(scalars[at])) : .undefined("item \(place)")
+            guard let place = index.integer else {
+                return .undefined(index.string ?? index.typeName)
+            }
+            let scalars = text.unicodeScalars
+            try look(through: min(text.utf8.count, Int(clamping: place.magnitude)))
+            let (start, limit) =
+                place < 0
+                ? (scalars.endIndex, scalars.startIndex) : (scalars.startIndex, scalars.endIndex)
+            guard let at = scalars.index(start, offsetBy: place, limitedBy: limit),
+                at < scalars.endIndex
+            else { return .undefined("item \(place)") }
+            return .string(String(scalars[at]))
         case (.dictionary(let dictionary), .string(let key)):
             return dictionary[key] ?? .undefined(key)
-        case (.dictionary, _): return .undefined(index.text)
+        case (.dictionary, _): return .undefined(index.string ?? index.typeName)
         case (_, .string(let name)): return try attribute(value, name)
         case (.undefined(let missing), _):
             throw failure("\(quoted(missing)) is undefined, it has no items")
-        default: return .undefined(index.text)
+        default: return .undefined(index.string ?? index.typeName)
         }
     }
 }

@@ -16,13 +16,13 @@ extension TemplateRenderer {
             }
         }
         switch (left, operation, right) {
-        case (_, .join, _): return try made(left.text + right.text)
+        case (_, .join, _): return try made(try text(of: left) + text(of: right))
         case (.string(let one), .add, .string(let other)): return try made(one + other)
         case (.list(let one), .add, .list(let other)):
-            try charge(8 * (one.count + other.count))
+            try charge(items: one.count + other.count)
             return .list(one + other)
         case (.tuple(let one), .add, .tuple(let other)):
-            try charge(8 * (one.count + other.count))
+            try charge(items: one.count + other.count)
             return .tuple(one + other)
         case (.string(let text), .multiply, _):
             guard let count = right.integer else { break }
@@ -33,8 +33,9 @@ extension TemplateRenderer {
         case (.list(let items), .multiply, _):
             guard let count = right.integer else { break }
             let (size, overflow) = items.count.multipliedReportingOverflow(by: max(0, count))
-            try charge(overflow ? .max : size)
-            return .list(Array(repeating: items, count: max(0, count)).flatMap { $0 })
+            try charge(items: overflow ? .max : size)
+            if size == 0 { return .list([]) }
+            return .list(Array(repeating: items, count: count).flatMap { $0 })
         case (.string(let text), .remainder, _):
             var values = [right]
             if case .tuple(let items) = right { values = items }
@@ -54,7 +55,7 @@ extension TemplateRenderer {
     private func repeated(_ text: String, _ count: Int) throws(TemplateError) -> TemplateValue {
         let (size, overflow) = text.utf8.count.multipliedReportingOverflow(by: max(0, count))
         try charge(overflow ? .max : size)
-        return .string(String(repeating: text, count: max(0, count)))
+        return .string(size == 0 ? "" : String(repeating: text, count: count))
     }
 
     private func compute(
@@ -135,22 +136,15 @@ extension TemplateRenderer {
         _ right: TemplateValue
     ) throws(TemplateError) -> Bool {
         switch comparison {
-        case .equal: return left.equals(right)
-        case .unequal: return !left.equals(right)
+        case .equal: return try equals(left, right)
+        case .unequal: return !(try equals(left, right))
         case .isIn: return try contains(right, left)
         case .isNotIn: return !(try contains(right, left))
         case .less: return try isLess(left, right)
         case .greater: return try isLess(right, left)
-        case .atMost: return left.equals(right) ? true : try isLess(left, right)
-        case .atLeast: return left.equals(right) ? true : try isLess(right, left)
+        case .atMost: return try equals(left, right) ? true : try isLess(left, right)
+        case .atLeast: return try equals(left, right) ? true : try isLess(right, left)
         }
-    }
-
-    func isLess(_ left: TemplateValue, _ right: TemplateValue) throws(TemplateError) -> Bool {
-        guard let less = left.isLess(than: right) else {
-            throw failure("\(left.typeName) and \(right.typeName) cannot be ordered")
-        }
-        return less
     }
 
     func contains(
@@ -163,8 +157,9 @@ extension TemplateRenderer {
                 if value.isUndefined { throw failure("a value is undefined") }
                 throw failure("a \(value.typeName) in a text")
             }
+            try look(through: text.utf8.count + part.utf8.count)
             return TemplateStrings.places(of: part, in: text, most: 1).first != nil
-        case .list(let items), .tuple(let items): return items.contains { $0.equals(value) }
+        case .list(let items), .tuple(let items): return try place(of: value, in: items) != nil
         case .dictionary(let dictionary):
             return value.string.map { dictionary[$0] != nil } ?? false
         case .undefined: return false
@@ -177,8 +172,11 @@ extension TemplateRenderer {
         _ bounds: [Int?]
     ) throws(TemplateError) -> TemplateValue {
         switch value {
-        case .list(let items): return .list(try sliced(items, bounds))
-        case .tuple(let items): return .tuple(try sliced(items, bounds))
+        case .list(let items): return try made(try sliced(items, bounds))
+        case .tuple(let items):
+            let part = try sliced(items, bounds)
+            try charge(items: part.count)
+            return .tuple(part)
         case .string(let text):
             try charge(text.utf8.count)
             let scalars = try sliced(Array(text.unicodeScalars), bounds)

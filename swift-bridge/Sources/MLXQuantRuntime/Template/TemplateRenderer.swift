@@ -5,12 +5,19 @@
 final class TemplateRenderer {
     /// How much a rendering may take.
     struct Budget {
-        /// Expressions and tags.
-        var steps = 5_000_000
-        /// Bytes of all texts that are made, the result among them.
+        /// Expressions and tags, items of lists that are looked at, and 64 bytes of text each.
+        var steps = 2_000_000
+        /// Bytes of all texts and lists that are made, the result among them.
         var bytes = 64 << 20
         /// Calls and blocks within one another.
         var depth = 200
+
+        /// What any template may take, and more for a long conversation.
+        init(for values: TemplateDictionary) {
+            let (items, size) = TemplateValue.dictionary(values).weight
+            steps += 200 * items + size / 4
+            bytes += 16 * size
+        }
     }
 
     var budget: Budget
@@ -45,10 +52,25 @@ final class TemplateRenderer {
         if budget.steps < 0 { throw failure("it takes too many steps", .budget) }
     }
 
+    /// Accounts for text that is looked through.
+    func look(through bytes: Int) throws(TemplateError) {
+        budget.steps -= bytes / 64
+        if budget.steps < 0 { throw failure("it takes too many steps", .budget) }
+    }
+
     /// Accounts for text that is about to be made.
     func charge(_ bytes: Int) throws(TemplateError) {
-        budget.bytes -= bytes
-        if budget.bytes < 0 { throw failure("it makes too much text", .budget) }
+        let (left, overflow) = budget.bytes.subtractingReportingOverflow(bytes)
+        budget.bytes = left
+        if overflow || left < 0 { throw failure("it makes too much text", .budget) }
+    }
+
+    /// Accounts for a list that is about to be made.
+    func charge(items: Int) throws(TemplateError) {
+        let (bytes, overflow) = items.multipliedReportingOverflow(
+            by: MemoryLayout<TemplateValue>.stride
+        )
+        try charge(overflow ? .max : bytes)
     }
 
     func enter() throws(TemplateError) {
@@ -60,6 +82,12 @@ final class TemplateRenderer {
     func made(_ text: String) throws(TemplateError) -> TemplateValue {
         try charge(text.utf8.count)
         return .string(text)
+    }
+
+    /// Accounts for a list, and gives it back.
+    func made(_ items: [TemplateValue]) throws(TemplateError) -> TemplateValue {
+        try charge(items: items.count)
+        return .list(items)
     }
 
     /// The most lists and dictionaries within one another.
@@ -102,6 +130,7 @@ final class TemplateRenderer {
     // MARK: Names
 
     func lookUp(_ name: String) -> TemplateValue {
+        budget.steps -= scopes.count / 8
         for scope in scopes.reversed() {
             if let value = scope[name] { return value }
         }
@@ -161,7 +190,7 @@ final class TemplateRenderer {
             try write(text)
         case .output(let expression, let first):
             line = first
-            try write(try evaluate(expression).text)
+            try write(try text(of: try evaluate(expression)))
         case .branch(let branches, let otherwise, let first):
             for (condition, body) in branches {
                 line = first
@@ -301,9 +330,11 @@ final class TemplateRenderer {
     func items(of value: TemplateValue) throws(TemplateError) -> [TemplateValue] {
         switch value {
         case .list(let items), .tuple(let items): return items
-        case .dictionary(let dictionary): return dictionary.members.map { .string($0.key) }
+        case .dictionary(let dictionary):
+            try charge(items: dictionary.members.count)
+            return dictionary.members.map { .string($0.key) }
         case .string(let text):
-            try charge(text.utf8.count)
+            try charge(items: text.utf8.count)
             return text.unicodeScalars.map { .string(String($0)) }
         case .undefined: return []
         default: throw failure("a \(value.typeName) has no items")

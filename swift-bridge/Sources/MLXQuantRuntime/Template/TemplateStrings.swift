@@ -84,6 +84,18 @@ enum TemplateStrings {
         return words
     }
 
+    /// How many words there are.
+    static func wordCount(_ text: String) -> Int {
+        var count = 0
+        var inWord = false
+        for scalar in text.unicodeScalars {
+            let isPart = !isSpace(scalar)
+            if isPart, !inWord { count += 1 }
+            inWord = isPart
+        }
+        return count
+    }
+
     /// From the right.
     static func splitFromRight(_ text: String, _ part: String, most: Int) -> [String] {
         let pieces = split(text, part, most: .max)
@@ -91,6 +103,16 @@ enum TemplateStrings {
         let first = pieces[..<(pieces.count - most)].joined(separator: part)
         return [first] + pieces[(pieces.count - most)...]
     }
+
+    private static func endsLine(_ scalar: Unicode.Scalar) -> Bool {
+        switch scalar.value {
+        case 0xA...0xD, 0x1C...0x1E, 0x85, 0x2028, 0x2029: true
+        default: false
+        }
+    }
+
+    /// How many characters end a line.
+    static func lineEnds(_ text: String) -> Int { text.unicodeScalars.count(where: endsLine) }
 
     static func lines(_ text: String) -> [String] {
         var lines: [String] = []
@@ -102,8 +124,7 @@ enum TemplateStrings {
                 continue
             }
             previous = scalar
-            let ends: [UInt32] = [0xA, 0xB, 0xC, 0xD, 0x1C, 0x1D, 0x1E, 0x85, 0x2028, 0x2029]
-            if ends.contains(scalar.value) {
+            if endsLine(scalar) {
                 lines.append(String(line))
                 line = String.UnicodeScalarView()
             } else {

@@ -49,6 +49,24 @@ enum TemplateValue {
         if case .string(let text) = self { text } else { nil }
     }
 
+    /// How many values it holds, and bytes of text in them.
+    var weight: (items: Int, bytes: Int) {
+        func sum(_ values: some Sequence<TemplateValue>, _ own: Int) -> (Int, Int) {
+            values.reduce((1, own)) { sum, value in
+                let (items, bytes) = value.weight
+                return (sum.0 + items, sum.1 + bytes)
+            }
+        }
+        switch self {
+        case .string(let text): return (1, text.utf8.count)
+        case .list(let items), .tuple(let items): return sum(items, 0)
+        case .dictionary(let dictionary):
+            let keys = dictionary.members.reduce(0) { $0 + $1.key.utf8.count }
+            return sum(dictionary.members.lazy.map(\.value), keys)
+        default: return (1, 0)
+        }
+    }
+
     var isUndefined: Bool {
         if case .undefined = self { true } else { false }
     }
@@ -67,39 +85,6 @@ enum TemplateValue {
         case .dictionary: "dict"
         case .namespace: "Namespace"
         case .function: "function"
-        }
-    }
-
-    /// Python's `==`.
-    func equals(_ other: TemplateValue) -> Bool {
-        if let left = number, let right = other.number { return left == right }
-        switch (self, other) {
-        case (.undefined, .undefined), (.none, .none): return true
-        case (.string(let left), .string(let right)): return left.utf8.elementsEqual(right.utf8)
-        case (.list(let left), .list(let right)), (.tuple(let left), .tuple(let right)):
-            return left.count == right.count && zip(left, right).allSatisfy { $0.equals($1) }
-        case (.dictionary(let left), .dictionary(let right)):
-            return left.members.count == right.members.count
-                && left.members.allSatisfy { key, value in
-                    right[key].map { $0.equals(value) } ?? false
-                }
-        case (.namespace(let left), .namespace(let right)): return left === right
-        default: return false
-        }
-    }
-
-    /// Python's `<`, for what can be ordered.
-    func isLess(than other: TemplateValue) -> Bool? {
-        if let left = number, let right = other.number { return left < right }
-        switch (self, other) {
-        case (.string(let left), .string(let right)):
-            return left.unicodeScalars.lexicographicallyPrecedes(right.unicodeScalars)
-        case (.list(let left), .list(let right)), (.tuple(let left), .tuple(let right)):
-            for (one, two) in zip(left, right) where !one.equals(two) {
-                return one.isLess(than: two)
-            }
-            return left.count < right.count
-        default: return nil
         }
     }
 }

@@ -49,13 +49,18 @@ struct AddedTokens: Sendable {
 
     /// Cuts a text at the tokens in it: from the left, at each place the longest. Special tokens are
     /// looked for only where `findsSpecial` says so.
-    func parts(of text: [UInt32], findsSpecial: Bool) -> [Part] {
+    func parts(
+        of text: [UInt32],
+        findsSpecial: Bool,
+        _ budget: inout SearchBudget
+    ) throws(Pattern.Failure) -> [Part] {
         if tokens.isEmpty { return text.isEmpty ? [] : [.text(0..<text.count)] }
+        var steps = budget.steps(for: text.count)
         var parts: [Part] = []
         var done = 0
         var at = 0
         while at < text.count {
-            guard firsts.contains(text[at]), let (token, end) = longest(text, at) else {
+            guard firsts.contains(text[at]), let (token, end) = longest(text, at, &steps) else {
                 at += 1
                 continue
             }
@@ -81,17 +86,19 @@ struct AddedTokens: Sendable {
             done = stop
             at = max(at, stop)
         }
+        try budget.settle(left: steps)
         if done < text.count { parts.append(.text(done..<text.count)) }
         return parts
     }
 
-    private func longest(_ text: [UInt32], _ start: Int) -> (Token, Int)? {
+    private func longest(_ text: [UInt32], _ start: Int, _ steps: inout Int) -> (Token, Int)? {
         var node: Int32 = 0
         var found: (Token, Int)?
         var at = start
-        while at < text.count, let next = edges[UInt64(node) << 32 | UInt64(text[at])] {
+        while at < text.count, steps >= 0, let next = edges[UInt64(node) << 32 | UInt64(text[at])] {
             node = next
             at += 1
+            steps -= 1
             if ends[Int(node)] >= 0 { found = (tokens[Int(ends[Int(node)])], at) }
         }
         return found

@@ -157,7 +157,8 @@ struct GGUFVocabulary {
         var pipeline = Tokenizer.Pipeline(model: try bytePairModel())
         try addSteps(to: &pipeline)
         var special: Set<Int> = []
-        let name = model["general.name"]?.string ?? ""
+        // It is looked through for every token.
+        let name = String((model["general.name"]?.string ?? "").prefix(256)).lowercased()
         for (id, kind) in kinds.enumerated() {
             guard kind == .control || kind == .unknown || kind == .userDefined,
                 let text = table.text(of: id)

@@ -13,8 +13,20 @@ struct Pattern: Sendable {
     enum Failure: Error, Equatable {
         /// The expression is wrong, or uses what is not supported: why, and at which scalar.
         case syntax(String, at: Int)
-        /// A search took more steps than a text of its length may.
+        /// Searches took more steps than a text of its length may.
         case steps
+        /// A text became longer than any tokenizer makes it.
+        case size
+
+        /// In words.
+        var reason: String {
+            switch self {
+            case .syntax(let reason, let place):
+                "at character \(place) of the expression: \(reason)"
+            case .steps: "looking for words or tokens takes more steps than its text may"
+            case .size: "a text becomes more than 64 times as long on its way to words"
+            }
+        }
     }
 
     enum Instruction: Sendable {
@@ -35,8 +47,6 @@ struct Pattern: Sendable {
     private(set) var program: [Instruction] = []
     private(set) var sets: [ScalarSet] = []
 
-    static let mostSteps = 1 << 22
-
     init(_ expression: String) throws(Failure) {
         var parser = PatternParser(expression)
         let tree = try parser.parse()
@@ -48,12 +58,14 @@ struct Pattern: Sendable {
     }
 
     /// All matches from left to right; an empty match is taken where nothing else is.
-    func matches(in text: ArraySlice<UInt32>) throws(Failure) -> [Range<Int>] {
+    func matches(
+        in text: ArraySlice<UInt32>,
+        _ budget: inout SearchBudget
+    ) throws(Failure) -> [Range<Int>] {
         var found: [Range<Int>] = []
         var at = text.startIndex
         var machine = PatternMachine(self)
-        // A step for each scalar is what a search costs anyway.
-        machine.steps = Self.mostSteps + 256 * text.count
+        machine.steps = budget.steps(for: text.count)
         var failure: Failure?
         text.withUnsafeBufferPointer { buffer in
             let base = text.startIndex
@@ -78,7 +90,31 @@ struct Pattern: Sendable {
             }
         }
         if let failure { throw failure }
+        try budget.settle(left: machine.steps)
         return found
+    }
+}
+
+/// What all searches for one text may take together, whatever expressions a file has.
+///
+/// A search costs some steps for each scalar anyway; what it takes beyond that comes out of a store
+/// that the searches share. Expressions in use never touch it.
+struct SearchBudget {
+    private static let stepsEach = 256
+    private var store = 1 << 22
+
+    /// How many steps a search may take.
+    func steps(for scalars: Int) -> Int { store + Self.stepsEach * scalars }
+
+    /// Accounts for a search that left so many of its steps.
+    mutating func settle(left: Int) throws(Pattern.Failure) {
+        if left < 0 { throw .steps }
+        store = min(store, left)
+    }
+
+    /// Refuses a text of so many scalars that was made of another one.
+    static func check(_ made: Int, from original: Int) throws(Pattern.Failure) {
+        if made > 64 * original + 4096 { throw .size }
     }
 }
 
@@ -89,6 +125,7 @@ struct PatternMachine {
     var steps = 0
     /// Where to go on: instruction, place; and the least place where a run may give back so far.
     private var stack: [(instruction: Int, place: Int, least: Int)] = []
+    private static let mostWays = 1 << 22
 
     init(_ pattern: Pattern) {
         program = pattern.program
@@ -116,7 +153,7 @@ struct PatternMachine {
         var place = start
         while true {
             steps -= 1
-            if steps < 0 { throw .steps }
+            if steps < 0 || stack.count > Self.mostWays { throw .steps }
             var failed = false
             if instruction == end {
                 stack.removeLast(stack.count - floor)

@@ -4,11 +4,14 @@ struct PatternCompiler {
     private(set) var sets: [ScalarSet] = []
 
     static let mostInstructions = 1 << 16
+    /// Parts that are looked at: what takes nothing of a text makes no instruction, however often.
+    private var looks = 1 << 18
 
     mutating func emit(_ instruction: Pattern.Instruction) { program.append(instruction) }
 
     mutating func compile(_ node: PatternNode) throws(Pattern.Failure) {
-        if program.count > Self.mostInstructions {
+        looks -= 1
+        if program.count > Self.mostInstructions || looks < 0 {
             throw .syntax("more than \(Self.mostInstructions) steps", at: 0)
         }
         switch node {

@@ -10,18 +10,26 @@ indirect enum PatternNode {
 
     enum Repetition { case greedy, lazy, possessive }
 
-    /// How many scalars it takes, where that is always the same number.
+    /// The most that a width is computed from: counted repetitions of one another multiply.
+    private static let widest = 1 << 20
+
+    /// How many scalars it takes, where that is always the same number, and no absurd one.
     var width: Int? {
         switch self {
         case .set: return 1
         case .sequence(let parts):
-            return parts.reduce(0) { sum, part in sum.flatMap { sum in part.width.map { sum + $0 } }
+            var sum = 0
+            for part in parts {
+                guard let width = part.width, sum <= Self.widest else { return nil }
+                sum += width
             }
+            return sum
         case .choice(let parts):
             let widths = Set(parts.map(\.width))
             return widths.count == 1 ? widths.first ?? nil : nil
         case .repeated(let part, let least, let most, _):
-            return least == most ? part.width.map { $0 * least } : nil
+            guard least == most, let width = part.width else { return nil }
+            return width <= Self.widest ? width * least : nil
         case .look, .anchor: return 0
         case .atomic(let part): return part.width
         }
@@ -35,8 +43,11 @@ struct PatternParser {
     private var depth = 0
     private var foldsCase = false
 
-    static let longest = 1 << 16
+    /// Of all expressions of a file, in scalars; five times what the longest ones in use have.
+    static let longest = 1 << 13
     static let deepest = 64
+    /// Repetitions of a repetition: `a{2}{3}+`.
+    static let mostStacked = 4
     static let mostRepeats = 1000
 
     init(_ expression: String) { text = expression.unicodeScalars.map(\.value) }
@@ -81,7 +92,7 @@ struct PatternParser {
 
     private mutating func repetition(of atom: PatternNode) throws(Pattern.Failure) -> PatternNode {
         var node = atom
-        while true {
+        for _ in 0...Self.mostStacked {
             let least: Int
             let most: Int
             var interval = false
@@ -106,6 +117,7 @@ struct PatternParser {
             }
             node = .repeated(node, least: least, most: most, kind)
         }
+        throw wrong("more than \(Self.mostStacked) repetitions of one another")
     }
 
     /// `{n}`, `{n,}`, `{,m}`, `{n,m}`; a brace that begins no such thing is a brace.

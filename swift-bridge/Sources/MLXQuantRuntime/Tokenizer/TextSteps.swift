@@ -6,10 +6,13 @@ enum Wanted: Sendable {
     case scalar(ScalarSet)
 
     /// Where it is, from left to right.
-    func matches(in text: ArraySlice<UInt32>) throws(Pattern.Failure) -> [Range<Int>] {
+    func matches(
+        in text: ArraySlice<UInt32>,
+        _ budget: inout SearchBudget
+    ) throws(Pattern.Failure) -> [Range<Int>] {
         switch self {
         case .pattern(let pattern):
-            return try pattern.matches(in: text)
+            return try pattern.matches(in: text, &budget)
         case .scalar(let set):
             return text.indices.filter { set.contains(text[$0]) }.map { $0..<($0 + 1) }
         case .literal(let wanted):
@@ -38,7 +41,10 @@ enum NormalizerStep: Sendable {
     case replace(Wanted, with: [UInt32])
     case strip(left: Bool, right: Bool)
 
-    func apply(to text: [UInt32]) throws(Pattern.Failure) -> [UInt32] {
+    func apply(
+        to text: [UInt32],
+        _ budget: inout SearchBudget
+    ) throws(Pattern.Failure) -> [UInt32] {
         switch self {
         case .composed: return NormalForm.composed(text)
         case .decomposed: return NormalForm.decomposed(text)
@@ -49,10 +55,13 @@ enum NormalizerStep: Sendable {
                 ]
             }
         case .prepend(let scalars):
-            return text.isEmpty ? text : scalars + text
+            if text.isEmpty { return text }
+            try SearchBudget.check(scalars.count + text.count, from: text.count)
+            return scalars + text
         case .replace(let wanted, let replacement):
-            let matches = try wanted.matches(in: text[...])
+            let matches = try wanted.matches(in: text[...], &budget)
             if matches.isEmpty { return text }
+            try SearchBudget.check(matches.count * replacement.count, from: text.count)
             var result: [UInt32] = []
             result.reserveCapacity(text.count)
             var at = 0
@@ -108,16 +117,22 @@ struct Pieces {
     typealias Piece = (text: ArraySlice<UInt32>, isFirst: Bool)
 
     private(set) var pieces: [Piece]
+    /// Scalars of the text at the beginning.
+    private let original: Int
 
     init(_ text: ArraySlice<UInt32>, isFirst: Bool) {
         pieces = text.isEmpty ? [] : [(text, isFirst)]
+        original = text.count
     }
 
-    mutating func apply(_ step: CuttingStep) throws(Pattern.Failure) {
+    mutating func apply(
+        _ step: CuttingStep,
+        _ budget: inout SearchBudget
+    ) throws(Pattern.Failure) {
         switch step {
         case .split(let wanted, let behavior, let inverted):
-            try cut(behavior) { text throws(Pattern.Failure) in
-                let found = try wanted.matches(in: text)
+            try cut(behavior, &budget) { text, budget throws(Pattern.Failure) in
+                let found = try wanted.matches(in: text, &budget)
                 return inverted ? Self.between(found, in: text) : found
             }
         case .spaceBefore:
@@ -134,19 +149,22 @@ struct Pieces {
                 return (text[...], piece.isFirst)
             }
             if splits {
-                try cut(.withNext) { text throws(Pattern.Failure) in
-                    try Wanted.literal([replacement]).matches(in: text)
+                try cut(.withNext, &budget) { text, budget throws(Pattern.Failure) in
+                    try Wanted.literal([replacement]).matches(in: text, &budget)
                 }
             }
         case .digits(let individual):
-            try cut(individual ? .isolated : .contiguous) { text throws(Pattern.Failure) in
+            try cut(individual ? .isolated : .contiguous, &budget) {
+                text,
+                _ throws(Pattern.Failure) in
                 Self.each(text) { ScalarClasses.number.contains($0) }
             }
         case .punctuation(let behavior):
-            try cut(behavior) { text throws(Pattern.Failure) in
+            try cut(behavior, &budget) { text, _ throws(Pattern.Failure) in
                 Self.each(text) { ScalarClasses.punctuation.contains($0) }
             }
         }
+        try SearchBudget.check(pieces.reduce(0) { $0 + $1.text.count }, from: original)
     }
 
     private static func each(
@@ -171,12 +189,13 @@ struct Pieces {
 
     private mutating func cut(
         _ behavior: CuttingStep.Behavior,
-        _ find: (ArraySlice<UInt32>) throws(Pattern.Failure) -> [Range<Int>]
+        _ budget: inout SearchBudget,
+        _ find: (ArraySlice<UInt32>, inout SearchBudget) throws(Pattern.Failure) -> [Range<Int>]
     ) throws(Pattern.Failure) {
         var result: [Piece] = []
         result.reserveCapacity(pieces.count)
         for piece in pieces {
-            let found = try find(piece.text)
+            let found = try find(piece.text, &budget)
             for range in Self.ranges(found, behavior, in: piece.text) where !range.isEmpty {
                 let first = piece.isFirst && range.lowerBound == piece.text.startIndex
                 result.append((piece.text[range], first))

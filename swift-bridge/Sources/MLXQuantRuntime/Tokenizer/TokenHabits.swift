@@ -85,15 +85,15 @@ enum TokenHabits {
         return has("<|call|>", "<|calls|>") && has("<|return|>", "<|flush|>")
     }
 
-    /// Whether a token found in the text takes the whitespace before and behind it along.
+    /// Whether a token found in the text takes the whitespace before and behind it along. The model's
+    /// name is in small letters.
     static func swallows(
         _ token: String,
         model: String,
         pre: String
     ) -> (left: Bool, right: Bool) {
         if pre.hasPrefix("jina-v2-") { return (token == "<mask>", false) }
-        let name = model.lowercased()
-        func has(_ part: String) -> Bool { name.utf8.hasPart(part.utf8) }
+        func has(_ part: String) -> Bool { model.utf8.hasPart(part.utf8) }
         if has("phi-3") || has("phi3") { return (false, !notStripped.contains(token)) }
         return (has("modern-bert") && token == "[MASK]", false)
     }

@@ -91,8 +91,7 @@ public struct Tokenizer: Sendable {
         do throws(Pattern.Failure) {
             try encode(text.unicodeScalars.map(\.value), parseSpecialTokens, into: &ids)
         } catch {
-            let reason = "an expression that cuts words takes more steps than its text may"
-            throw FormatError(.model, field: "pre_tokenizer", reason: reason)
+            throw FormatError(.model, field: "pre_tokenizer", reason: error.reason)
         }
         if addSpecialTokens { ids += pipeline.after }
         return ids
@@ -104,21 +103,27 @@ public struct Tokenizer: Sendable {
         into ids: inout [Int]
     ) throws(Pattern.Failure) {
         var words = WordMemory()
-        for part in pipeline.added.parts(of: text, findsSpecial: findsSpecial) {
+        var budget = SearchBudget()
+        let parts = try pipeline.added.parts(of: text, findsSpecial: findsSpecial, &budget)
+        for part in parts {
             switch part {
             case .token(let id):
                 ids.append(id)
             case .text(let range):
                 var piece = Array(text[range])
-                for step in pipeline.normalizer { piece = try step.apply(to: piece) }
+                for step in pipeline.normalizer { piece = try step.apply(to: piece, &budget) }
                 let isFirst = range.lowerBound == 0
-                let found = pipeline.normalizedAdded.parts(of: piece, findsSpecial: findsSpecial)
+                let found = try pipeline.normalizedAdded.parts(
+                    of: piece,
+                    findsSpecial: findsSpecial,
+                    &budget
+                )
                 for part in found {
                     switch part {
                     case .token(let id): ids.append(id)
                     case .text(let range):
                         let first = isFirst && range.lowerBound == 0
-                        try encode(piece[range], isFirst: first, &words, into: &ids)
+                        try encode(piece[range], isFirst: first, &words, &budget, into: &ids)
                     }
                 }
             }
@@ -129,10 +134,11 @@ public struct Tokenizer: Sendable {
         _ text: ArraySlice<UInt32>,
         isFirst: Bool,
         _ words: inout WordMemory,
+        _ budget: inout SearchBudget,
         into ids: inout [Int]
     ) throws(Pattern.Failure) {
         var pieces = Pieces(text, isFirst: isFirst)
-        for step in pipeline.cuts { try pieces.apply(step) }
+        for step in pipeline.cuts { try pieces.apply(step, &budget) }
         for piece in pieces.pieces {
             if let known = words[piece.text] {
                 ids += known
