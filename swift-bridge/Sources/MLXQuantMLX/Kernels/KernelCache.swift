@@ -4,6 +4,8 @@
     import MLXQuantFormats
 
     /// MLX's objects for kernels, made once each; a call compiles one where it is new to MLX.
+    ///
+    /// Shared by all threads: the one thing in it that changes is guarded by its lock.
     final class KernelCache: @unchecked Sendable {
         private struct Key: Hashable {
             let kernel: Kernel

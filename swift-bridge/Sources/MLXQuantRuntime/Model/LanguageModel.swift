@@ -8,7 +8,7 @@ import MLXQuantFormats
 ///
 /// A model is immutable, and several sessions may use it at once.
 public final class LanguageModel: Sendable {
-    /// Text to ids and back.
+    /// The model's tokenizer: text to ids and back.
     public let tokenizer: Tokenizer
     /// Ids that end a text, or a turn of a conversation: the union of what the model's files say.
     public let endIDs: Set<Int>
@@ -249,6 +249,9 @@ public final class LanguageModel: Sendable {
 }
 
 /// Attention of some tokens over all up to them.
+///
+/// Threads share it while ``LanguageModel/attend`` waits for them: keys, values and queries are only read
+/// then, and each thread writes the part of `out` that belongs to its own heads.
 private struct Attention: @unchecked Sendable {
     private let config: ModelConfiguration
     private let window: Int?
