@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -12,26 +11,14 @@ import pytest
 from support import REPOSITORY
 from swift_package import configs, launches
 from swift_package.test_generated import differ
-from swift_package.toolchain import swift
+from swift_package.toolchain import stand_in_tests, swift
 
 pytestmark = pytest.mark.xdist_group("swift")
 
-#: apart from the package's own build: another set of targets would have it planned anew each time
-SCRATCH = REPOSITORY / ".build/stand-in"
-
 
 def test_swift_test_passes_on_stand_ins() -> None:
-    done = subprocess.run(
-        [swift(), "test", "-j", "2", "--scratch-path", SCRATCH],
-        cwd=REPOSITORY,
-        env={**os.environ, "MLXQUANT_MLX": "stand-in"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        timeout=900,
-        check=False,
-    )
+    swift()
+    done = stand_in_tests()
     assert done.returncode == 0, done.stdout[-6000:]
     ran = re.search(r"Test run with (\d+) tests? in (\d+) suites? passed", done.stdout)
     assert ran is not None and int(ran[1]) >= 25, done.stdout[-2000:]

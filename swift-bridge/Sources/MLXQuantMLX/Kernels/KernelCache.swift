@@ -19,7 +19,7 @@
 
         /// The kernel of a launch.
         ///
-        /// - Throws: ``FormatError`` if the format has none.
+        /// - Throws: `FormatError` if the format has none.
         func kernel(of launch: Launch) throws(FormatError) -> MLXFast.MLXFastKernel {
             guard KernelSource.formats.contains(launch.format) else {
                 throw FormatError(

@@ -11,7 +11,7 @@
         /// the weights, to the bit.
         ///
         /// - Parameter format: of blocks.
-        /// - Throws: ``FormatError`` if a kernel does not compile, or gives another number; it says
+        /// - Throws: `FormatError` if a kernel does not compile, or gives another number; it says
         ///   what to do instead.
         static func check(_ format: WeightFormat) throws(FormatError) {
             let (rows, blocks) = (24, max(2, 256 / format.blockSize))

@@ -17,7 +17,7 @@
         ///   - weight: uint8 [rows, bytes], whole blocks.
         ///   - format: of the blocks; it has a kernel.
         ///   - bias: [rows], or nil.
-        /// - Throws: ``FormatError`` if the format has no kernel, or the shape is another.
+        /// - Throws: `FormatError` if the format has no kernel, or the shape is another.
         public init(
             weight: MLXArray,
             format: WeightFormat,
@@ -58,7 +58,7 @@
         ///   - weight: uint8 [vectors, bytes], whole blocks.
         ///   - format: of the blocks; it has a kernel.
         ///   - dtype: of the vectors: float16, bfloat16 or float32.
-        /// - Throws: ``FormatError`` if the format has no kernel, the shape or `dtype` is another.
+        /// - Throws: `FormatError` if the format has no kernel, the shape or `dtype` is another.
         public init(
             weight: MLXArray,
             format: WeightFormat,

@@ -35,7 +35,7 @@
         /// Takes the arrays of a folder; nothing is read.
         ///
         /// - Parameter folder: an MLX folder, or Hugging Face's.
-        /// - Throws: ``FormatError`` if MLX has no type for an array, or blocks are of a format without
+        /// - Throws: `FormatError` if MLX has no type for an array, or blocks are of a format without
         ///   a kernel or stacked for experts, for which there is no layer here.
         public init(_ folder: ModelFolder) throws(FormatError) {
             var arrays: [String: MLXArray] = [:]
@@ -91,7 +91,7 @@
         ///     known ones before the first use.
         ///   - sanitize: what the model does to the arrays first; mlx-swift-lm's models have a method
         ///     of this name. It may rename weights in blocks and leave them out, but not compute.
-        /// - Throws: ``FormatError`` if a kernel fails its check, or no layer can take packed weights;
+        /// - Throws: `FormatError` if a kernel fails its check, or no layer can take packed weights;
         ///   mlx-swift's errors if names or shapes do not fit.
         public func load(
             into model: Module,

@@ -19,7 +19,7 @@ extension Tokenizer {
     ///
     /// - Parameter folder: the path of a folder with `tokenizer.json`; `tokenizer_config.json`,
     ///   `special_tokens_map.json` and `chat_template.jinja` are read where they are there.
-    /// - Throws: ``FormatError`` if the file is missing or broken, or holds a tokenizer of a kind
+    /// - Throws: `FormatError` if the file is missing or broken, or holds a tokenizer of a kind
     ///   that is not supported.
     public init(folder: String) throws(FormatError) {
         let file = folder + "/tokenizer.json"
