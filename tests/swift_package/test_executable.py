@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -99,6 +100,18 @@ def test_what_cannot_be_written_is_said(name: str) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: standard output: No space left on device\n"
+
+
+def test_what_the_readme_shows(tmp_path: Path) -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"\$ swift run -c release (mlxquant-swift .*)\n    (.*\n)", readme)
+    assert shown is not None
+    done = run_cli("quantize", BUNDLED, "-o", tmp_path / "books-7m-4bit", "--bits", "4")
+    assert done.returncode == 0, done.stderr
+    name, *words = shlex.split(shown[1])
+    command = [program(name), *words]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout, said.stderr) == (0, shown[2], "")
 
 
 def test_ctrl_c_ends_with_what_there_is() -> None:
