@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import REPOSITORY, run_cli
-from swift_package.toolchain import QUICK, program, run_swift, tool
+from swift_package.toolchain import program, run_swift, tool
 
 from mlxquant import export_swift
 
@@ -26,7 +26,7 @@ def built() -> Path:
     The chat is another package, which has this one by its path, unoptimized, and sees only what is
     public.
     """
-    done = run_swift("build", *QUICK, cwd=EXAMPLES / "chat")
+    done = run_swift("build", "-j", "2", cwd=EXAMPLES / "chat")
     assert done.returncode == 0 and "warning:" not in done.stdout, done.stdout[-4000:]
     return EXAMPLES / "chat/.build/debug"
 

@@ -10,11 +10,8 @@ from pathlib import Path
 
 from support import REPOSITORY, unchecked
 
-__all__ = ["QUICK", "modules", "program", "run_swift", "stand_in_tests", "swift"]
+__all__ = ["modules", "program", "run_swift", "stand_in_tests", "swift"]
 __all__ += ["swift_tests", "tool"]
-
-#: of debug builds that nobody edits in: each module in one go, and no index. A third less work.
-QUICK = ("-j", "2", "--disable-index-store", "-Xswiftc", "-whole-module-optimization")
 
 #: apart from the package's own build: another set of targets would have it planned anew each time,
 #: and a module MLX beside it would be found
@@ -77,7 +74,7 @@ def swift_tests() -> subprocess.CompletedProcess[str]:
 @cache
 def stand_in_tests() -> subprocess.CompletedProcess[str]:
     """`swift test` of what is for mlx-swift, against modules with its signatures."""
-    return run_swift("test", *QUICK, "--scratch-path", _STAND_IN, mlx="stand-in")
+    return run_swift("test", "-j", "2", "--scratch-path", _STAND_IN, mlx="stand-in")
 
 
 def modules(of: str) -> Path:
