@@ -37,7 +37,7 @@ let package = Package(
         : [
             .package(
                 url: "https://github.com/ml-explore/mlx-swift",
-                .upToNextMinor(from: "0.31.6")
+                .upToNextMinor(from: "0.31.4")
             )
         ],
     targets: [

@@ -42,6 +42,7 @@ else:
 
 __all__ = [
     "KNOWN",
+    "PREAMBLE",
     "dequantize",
     "dequantize_rows",
     "encode",
@@ -58,9 +59,9 @@ _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()} | {"U8": "uint8", "U32": "uint32"}
 #: launches that are timed together
 _TIMES = 8
-#: Metal fuses a multiplication and an addition of one statement, safe mathematics or not, but for
-#: this; the kernels round as NumPy does
-_PREAMBLE = "#include <metal_stdlib>\nusing namespace metal;\n#pragma clang fp contract(off)\n"
+#: what stands in front of every kernel. Metal fuses a multiplication and an addition of one
+#: statement, safe mathematics or not, but for the pragma; the kernels round as NumPy does
+PREAMBLE = "#include <metal_stdlib>\nusing namespace metal;\n#pragma clang fp contract(off)\n"
 
 
 @cache
@@ -73,7 +74,7 @@ def kernel_of(name: str, kernel: Kernel, dtype: str) -> Any:
         input_names=list(kernel.inputs),
         output_names=["out"],
         source=call(name, kernel),
-        header=_PREAMBLE + header(name, kernel),
+        header=PREAMBLE + header(name, kernel),
     )
 
 
@@ -140,7 +141,7 @@ def _identity() -> str:
 
     chip = mx.device_info()
     named = (str(chip.get(key)) for key in ("device_name", "architecture"))
-    return "\n".join((_PREAMBLE, version("mlx"), platform.system(), platform.version(), *named))
+    return "\n".join((PREAMBLE, version("mlx"), platform.system(), platform.version(), *named))
 
 
 #: of this process's GPU

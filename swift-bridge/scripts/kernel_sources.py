@@ -15,6 +15,7 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+from mlxquant.kernels.metal import PREAMBLE
 from mlxquant.kernels.source import FORMATS
 from mlxquant.kernels.tables import table
 
@@ -69,6 +70,9 @@ extension KernelSource {{
     static let formats: [String] = [
 {names}
     ]
+
+    /// What stands in front of every kernel's text: rounding as NumPy rounds, among others.
+    static let preamble = {literal(PREAMBLE)}
 
     /// The text of `<name>.metal`; nil where there is none.
     static func file(_ name: String) -> String? {{

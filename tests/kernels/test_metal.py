@@ -161,7 +161,7 @@ def test_products_and_sums_are_not_fused(
 ) -> None:
     """Metal compiles as clang does with -ffp-contract=on; what MLX gets turns that off."""
     before = "#pragma clang fp contract(off)\n"
-    assert before in metal._PREAMBLE
+    assert before in metal.PREAMBLE
     flags = tuple(flag.replace("contract=off", "contract=on") for flag in compiler._FLAGS)
     assert flags != compiler._FLAGS
     monkeypatch.setattr(compiler, "_FLAGS", flags)

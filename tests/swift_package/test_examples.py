@@ -59,12 +59,73 @@ def test_the_chat_talks(tmp_path: Path) -> None:
     assert missing.returncode == 2 and "nothing" in missing.stderr
 
 
-def test_what_the_app_s_view_shows_compiles() -> None:
-    """All of the app but its views, which need SwiftUI: with the package's modules, strictly."""
-    modules = built() / "Modules"
-    file = APP / "Conversation.swift"
-    done = swiftc("-typecheck", "-swift-version", "6", "-warnings-as-errors", "-I", modules, file)
+#: a program that does with the app's conversation what its view does
+DRIVER = """
+import Foundation
+
+@main
+struct Driver {
+    @MainActor
+    static func main() async {
+        let folder = URL(fileURLWithPath: CommandLine.arguments[1])
+        let conversation = Conversation(maxTokens: 3)
+        await conversation.load(folder.appendingPathComponent("nothing"))
+        if case .failed(let reason) = conversation.state { print("failed:", reason) }
+        print(conversation.send("Too early"))
+        await conversation.load(folder)
+        print(conversation.state, conversation.send("  "))
+        print(conversation.send(" Where is the king?"), conversation.send("Too soon"))
+        await settled(conversation)
+        print(conversation.turns.count, conversation.turns[1].text)
+        // stopped before there is a word: question and answer are gone
+        print(conversation.send("And then?"))
+        conversation.stop()
+        await settled(conversation)
+        print(conversation.turns.count, conversation.problem ?? "no problem")
+        // stopped in the middle: what was said stays
+        let long = Conversation(maxTokens: 10_000)
+        await long.load(folder)
+        print(long.send("Where is the king?"))
+        while long.turns[1].text.isEmpty { await Task.yield() }
+        long.stop()
+        await settled(long)
+        print(long.turns.count, long.turns[1].text.count < 100)
+    }
+
+    @MainActor
+    static func settled(_ conversation: Conversation) async {
+        while conversation.state == .answering { await Task.yield() }
+    }
+}
+"""
+
+
+def test_the_app_s_conversation(tmp_path: Path) -> None:
+    """What the view shows, compiled strictly and run: errors, answers, some of them stopped."""
+    app = tmp_path / "app"
+    export_swift(output=app)
+    (app / "generation_config.json").write_text('{"eos_token_id": [4091, 4094]}')
+    (tmp_path / "Driver.swift").write_text(DRIVER, encoding="utf-8")
+    modules = ("MLXQuantFormats", "MLXQuantRuntime")
+    objects = [file for name in modules for file in (built() / f"{name}.build").rglob("*.o")]
+    strict = ("-swift-version", "6", "-warnings-as-errors", "-parse-as-library")
+    done = swiftc(
+        *strict,
+        *("-I", built() / "Modules", "-o", tmp_path / "driver"),
+        *(APP / "Conversation.swift", tmp_path / "Driver.swift", *objects),
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    said = run(tmp_path / "driver", app)
+    assert said.returncode == 0, said.stderr[-3000:]
+    failed, *lines = said.stdout.splitlines()
+    assert failed.startswith("failed:") and "nothing" in failed
+    chat = run(built() / "chat", app, "3", input="Where is the king?\n\n")
+    answer = chat.stdout.removesuffix("\n")
+    assert len(answer) > 1
+    assert lines == [
+        *("false", "idle false", "true false", f"2 {answer}"),
+        *("true", "2 no problem", "true", "2 true"),
+    ]
 
 
 def test_the_app_s_views_parse(tmp_path: Path) -> None:

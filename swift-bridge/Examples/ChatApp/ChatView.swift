@@ -25,6 +25,7 @@
             }
             .navigationTitle(ModelInfo.name)
             .task { await open() }
+            .onDisappear { conversation.stop() }
         }
 
         private func row(_ turn: Conversation.Turn) -> some View {
@@ -41,10 +42,25 @@
 
         @ViewBuilder private var status: some View {
             switch conversation.state {
-            case .loading: ProgressView("opening \(ModelInfo.name)").padding(8)
-            case .failed(let reason): Text(reason).foregroundStyle(.red).padding(8)
-            case .idle, .answering: EmptyView()
+            case .loading:
+                ProgressView("opening \(ModelInfo.name)").padding(8)
+            case .failed(let reason):
+                VStack(spacing: 8) {
+                    problem(reason)
+                    Button("Try again") { Task { await open() } }
+                }
+                .padding(8)
+            case .idle, .answering:
+                if let reason = conversation.problem {
+                    problem(reason).padding(8)
+                }
             }
+        }
+
+        private func problem(_ reason: String) -> some View {
+            Label(reason, systemImage: "exclamationmark.triangle")
+                .foregroundStyle(.red)
+                .textSelection(.enabled)
         }
 
         private var input: some View {
@@ -52,28 +68,33 @@
                 TextField("Message", text: $draft, axis: .vertical)
                     .textFieldStyle(.roundedBorder)
                     .onSubmit(send)
-                if conversation.state == .answering {
-                    Button("Stop", systemImage: "stop.fill", action: conversation.stop)
-                } else {
-                    Button("Send", systemImage: "paperplane.fill", action: send)
-                        .disabled(conversation.state != .idle || draft.isEmpty)
+                Group {
+                    if conversation.state == .answering {
+                        Button("Stop", systemImage: "stop.fill", action: conversation.stop)
+                    } else {
+                        Button("Send", systemImage: "paperplane.fill", action: send)
+                            .disabled(conversation.state != .idle || draft.isEmpty)
+                    }
                 }
+                .labelStyle(.iconOnly)
             }
-            .labelStyle(.iconOnly)
             .padding()
         }
 
+        /// What is not taken stays in the field.
         private func send() {
-            conversation.send(draft)
-            draft = ""
+            if conversation.send(draft) {
+                draft = ""
+            }
         }
 
         /// The folder is in the bundle under the name that it has in the project: `Model`.
         private func open() async {
             guard let folder = Bundle.main.url(forResource: "Model", withExtension: nil) else {
-                preconditionFailure(
-                    "add the exported folder to the app as a folder reference, Model"
+                conversation.fail(
+                    "the app has no folder Model: add the exported one as a folder reference"
                 )
+                return
             }
             await conversation.load(folder)
         }

@@ -81,7 +81,17 @@ struct ConfigurationTests {
         let text = try #require(each.tokenizerConfig)
         let config = try Self.decode(TokenizerConfiguration.self, text)
         #expect(config.tokenizerClass == each.tokenizerClass)
+        let name = try #require(config.tokenizerClass).replacing("Fast", with: "")
+        #expect(Self.tokenizers.contains(name))
     }
+
+    /// The classes that swift-transformers (1.3) opens as byte-pair encodings, less the `Fast` that it
+    /// takes away. It refuses a class that it does not know.
+    private static let tokenizers: Set = [
+        "CodeGenTokenizer", "CodeLlamaTokenizer", "CohereTokenizer", "FalconTokenizer",
+        "GPT2Tokenizer", "GemmaTokenizer", "LlamaTokenizer", "PreTrainedTokenizer",
+        "Qwen2Tokenizer", "RobertaTokenizer", "TokenizersBackend", "WhisperTokenizer",
+    ]
 
     /// The rules are strict: what mlx-swift-lm refuses is refused here.
     @Test func whatWouldNotOpen() throws {
@@ -97,7 +107,7 @@ struct ConfigurationTests {
             #expect(throws: DecodingError.self) { try Self.decode(BaseConfiguration.self, text) }
         }
         let fine =
-            #"{"group_size": 64, "bits": 4, "a": false, "b": true, "c": {"group_size": 32, "bits": 8}}"#
+            #"{"group_size": 64, "bits": 4, "mode": null, "a": false, "b": true, "c": {"group_size": 32, "bits": 8}}"#
         let config = try Self.decode(
             BaseConfiguration.self,
             "{\"model_type\": \"llama\", \"quantization\": \(fine), \"eos_token_id\": 2}"

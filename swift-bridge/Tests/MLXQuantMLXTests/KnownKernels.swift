@@ -4,7 +4,7 @@ import MLXQuantFormats
 @testable import MLXQuantMLX
 
 /// Does what the packed kernels say they do, on a processor: weights decoded by MLXQuantFormats, sums
-/// in Double. It takes a call as MLX would: by the kernel's name and inputs alone.
+/// in float32. It takes a call as MLX would: by the kernel's name and inputs alone.
 struct KnownKernels {
     /// The calls' names, in order.
     private(set) var calls: [String] = []
@@ -35,15 +35,45 @@ struct KnownKernels {
             guard let x = inputs["x"]?.doubles else { throw Unknown(name: call.name) }
             let ids = inputs["ids"]?.doubles.map { Int($0) }
             let rows = shape[1]
+            let matrices = wire.ndim == 3 ? wire.shape[0] : 1
+            let factors = x.map { Float($0) }
+            // tiles are of numbers of x's type
+            let terms = words.contains("matmul") ? rounded(weights, call.outputDTypes[0]) : weights
             values = (0..<shape[0]).flatMap { m in
-                (0..<rows).map { n in
-                    let first = (ids?[m] ?? 0) * rows
-                    let products = zip(x[(m * columns)...], row(first + n)).map { $0 * Double($1) }
-                    return Float(products.reduce(0, +))
-                }
+                let id = ids?[m] ?? 0
+                guard id < matrices else { return nan(rows) }
+                return products(factors, m, terms, id * rows, rows, columns)
             }
         }
         return [MLXArray(values, shape).asType(call.outputDTypes[0])]
+    }
+
+    /// Of a row of x with rows of weights, added up in float32 one after the other.
+    private func products(
+        _ x: [Float],
+        _ m: Int,
+        _ weights: [Float],
+        _ first: Int,
+        _ rows: Int,
+        _ columns: Int
+    ) -> [Float] {
+        x.withUnsafeBufferPointer { x in
+            weights.withUnsafeBufferPointer { weights in
+                (0..<rows).map { n in
+                    var (sum, place): (Float, Int) = (0, 0)
+                    let (left, right) = (m * columns, (first + n) * columns)
+                    while place < columns {
+                        sum += x[left + place] * weights[right + place]
+                        place += 1
+                    }
+                    return sum
+                }
+            }
+        }
+    }
+
+    private func rounded(_ numbers: [Float], _ type: DType) -> [Float] {
+        MLXArray(numbers).asType(type).asType(.float32).asArray(Float.self)
     }
 
     struct Unknown: Error {

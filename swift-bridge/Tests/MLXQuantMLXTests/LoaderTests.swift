@@ -40,19 +40,6 @@ struct LoaderTests {
         return folder
     }
 
-    private static func model() -> Module {
-        let model = Module()
-        func zeros(_ shape: Int...) -> MLXArray { .zeros(shape, dtype: .float16) }
-        model.layers = [
-            "a": Linear(weight: zeros(64, 64)),
-            "b": Linear(weight: zeros(64, 64)),
-            "c": Linear(weight: zeros(16, 64), bias: zeros(16)),
-            "embed_tokens": Embedding(weight: zeros(8, 64)),
-            "norm": RMSNorm(dimensions: 64),
-        ]
-        return model
-    }
-
     private func onKnownKernels<R>(_ body: () throws -> R) rethrows -> R {
         var kernels = KnownKernels()
         return try MLXFast.withKernels({ try kernels.run($0) }, body)
@@ -69,17 +56,18 @@ struct LoaderTests {
         #expect(b == (32, 4, .mxfp4))
         #expect(weights.quantization(layer: "c") == nil)
 
-        let model = Self.model()
+        let model = SmallModel()
         try onKnownKernels { try weights.load(into: model) }
-        let a = try #require(model.layers["a"] as? QuantizedLayer)
+        let a = try #require(model.a as? QuantizedLinear)
         #expect((a.groupSize, a.bits, a.mode) == (64, 4, .affine))
-        #expect(a.parameters["biases"] === weights.arrays["a.biases"])
-        let packed = try #require(model.layers["b"] as? QuantizedLayer)
+        #expect(a.biases?.storage === weights.arrays["a.biases"]?.storage)
+        let packed = try #require(model.b as? QuantizedLinear)
         #expect((packed.groupSize, packed.bits, packed.mode) == (32, 4, .mxfp4))
-        let c = try #require(model.layers["c"] as? PackedLinear)
+        let c = try #require(model.c as? PackedLinear)
         #expect(c.format.name == "Q8_0" && c.shape == (16, 64))
-        #expect(c.weight === weights.arrays["c.weight"] && c.bias === weights.arrays["c.bias"])
-        let embedding = try #require(model.layers["embed_tokens"] as? PackedEmbedding)
+        #expect(c.weight.storage === weights.arrays["c.weight"]?.storage)
+        #expect(c.bias?.storage === weights.arrays["c.bias"]?.storage)
+        let embedding = try #require(model.embedding as? PackedEmbedding)
         #expect(embedding.dtype == .float16 && embedding.shape == (8, 64))
         // everything is evaluated while the mapped arrays are held
         #expect(model.events == ["update", "eval"])
@@ -89,75 +77,81 @@ struct LoaderTests {
     @Test func sanitizeRenames() throws {
         let folder = try Self.folder()
         let weights = try MLXModelWeights(try ModelFolder(folder.path))
-        let model = Self.model()
-        model.layers["tied"] = model.layers.removeValue(forKey: "embed_tokens")
-        model.layers["norm"] = nil
-        try onKnownKernels {
-            try weights.load(into: model) { arrays in
-                var arrays = arrays
-                arrays["tied.weight"] = arrays.removeValue(forKey: "embed_tokens.weight")
-                arrays["norm.weight"] = nil
-                return arrays
+        let model = SmallModel(isTied: true, norm: false)
+        try weights.load(into: model, checksKernels: false) { arrays in
+            var arrays = arrays
+            arrays["tied.weight"] = arrays.removeValue(forKey: "embed_tokens.weight")
+            arrays["norm.weight"] = nil
+            for part in ["weight", "scales", "biases"] {
+                let (a, b) = (arrays["a.\(part)"], arrays["b.\(part)"])
+                (arrays["a.\(part)"], arrays["b.\(part)"]) = (b, a)
             }
+            return arrays
         }
-        #expect(model.layers["tied"] is PackedEmbedding)
+        #expect(model.tied is PackedEmbedding)
+        // a layer is packed as its own arrays are, whatever their name is now
+        let (a, b) = (model.a as? QuantizedLinear, model.b as? QuantizedLinear)
+        #expect(a?.mode == .mxfp4 && b?.mode == .affine)
+    }
+
+    /// Loads a model that does not fit, and gives what is said.
+    private func refusal(
+        _ weights: MLXModelWeights,
+        _ model: Module,
+        _ change: ([String: MLXArray]) -> [String: MLXArray] = { $0 }
+    ) -> String {
+        do {
+            try weights.load(into: model, checksKernels: false, sanitize: change)
+            return ""
+        } catch { return "\(error)" }
     }
 
     @Test func refusals() throws {
         let folder = try Self.folder()
         let weights = try MLXModelWeights(try ModelFolder(folder.path))
-        func text(_ model: Module, _ change: ([String: MLXArray]) -> [String: MLXArray]) -> String {
-            do {
-                try onKnownKernels { try weights.load(into: model, sanitize: change) }
-                return ""
-            } catch { return "\(error)" }
-        }
-        let missing = Self.model()
-        missing.layers["c"] = nil
-        #expect(
-            text(missing) { $0 }.contains("layer c: weights are Q8_0, but it is not in the model")
-        )
-        let other = Self.model()
-        other.layers["c"] = RMSNorm(dimensions: 64)
-        #expect(text(other) { $0 }.contains("it is RMSNorm, which takes none"))
-        let computed = text(Self.model()) { arrays in
+        let missing = refusal(weights, SmallModel(c: nil))
+        #expect(missing.contains("layer c: weights are Q8_0, but it is not in the model"))
+        let other = refusal(weights, SmallModel(c: RMSNorm(dimensions: 64)))
+        #expect(other.contains("it is RMSNorm, which takes no Q8_0 [16, 68]"))
+        let computed = refusal(weights, SmallModel()) { arrays in
             var arrays = arrays
             arrays["c.weight"] = arrays["c.weight"]?.reshaped([16, 68])
             return arrays
         }
-        #expect(computed.contains("is computed anew by the model's sanitize"))
-        let unknown = Self.model()
-        unknown.layers["norm"] = nil
-        #expect(text(unknown) { $0 }.contains("norm.weight"))
+        #expect(computed.contains("it is computed anew by the model's sanitize"))
+        #expect(refusal(weights, SmallModel(norm: false)).contains("norm"))
     }
 
     /// The check runs before the model has any weight of the kernels' format.
     @Test func kernelsAreCheckedFirst() throws {
         let folder = try Self.folder()
         let weights = try MLXModelWeights(try ModelFolder(folder.path))
-        let model = Self.model()
+        let model = SmallModel()
         #expect(throws: FormatError.self) {
             try MLXFast.withKernels({ call in
                 call.outputShapes.map { MLXArray.zeros($0, dtype: call.outputDTypes[0]) }
             }) { try weights.load(into: model) }
         }
-        #expect(model.events.isEmpty && !(model.layers["c"] is PackedLinear))
+        #expect(model.events.isEmpty && !(model.c is PackedLinear))
     }
 
-    @Test func expertsInBlocksAreRefused() throws {
+    /// MLX of mlx-swift has no single bit, and would stop the program.
+    @Test func oneBitIsRefused() throws {
         let folder = try TemporaryFolder()
         try folder.write(
             "config.json",
-            """
-            {"model_type": "llama", "mlxquant": {"version": 1, "blocks": {"switch_mlp.up_proj": "Q8_0"}}}
-            """
+            #"{"model_type": "llama", "quantization": {"group_size": 64, "bits": 1}}"#
         )
-        let bytes = [UInt8](repeating: 0, count: 2 * 4 * 34)
         try folder.write(
             "model.safetensors",
-            tensors: [("switch_mlp.up_proj.weight", "U8", [2, 4, 34], bytes)]
+            tensors: [
+                ("a.weight", "U32", [2, 2], [UInt8](repeating: 1, count: 16)),
+                ("a.scales", "F16", [2, 1], [0, 0, 0, 0]),
+                ("a.biases", "F16", [2, 1], [0, 0, 0, 0]),
+            ]
         )
         let opened = try ModelFolder(folder.path)
-        #expect(throws: FormatError.self) { try MLXModelWeights(opened) }
+        let error = #expect(throws: FormatError.self) { try MLXModelWeights(opened) }
+        #expect(error?.description.contains("layer a: weights are affine1-g64") == true)
     }
 }

@@ -5,10 +5,17 @@ import Testing
 
 @testable import MLXQuantMLX
 
+/// What `body` gives on kernels that do what they say, and which kernels it called.
+func run<R>(_ body: () throws -> R) rethrows -> (R, [String]) {
+    var kernels = KnownKernels()
+    let result = try MLXFast.withKernels({ try kernels.run($0) }, body)
+    return (result, kernels.calls)
+}
+
 /// Packed layers on kernels that do what they say: what they ask for, and what they make of it.
 struct PackedLayerTests {
     /// Blocks of a format whose scales are finite: Q8_0 with scale 1 / 16.
-    private static func q8(rows: Int, columns: Int) throws -> (MLXArray, WeightFormat, [Float]) {
+    static func q8(rows: Int, columns: Int) throws -> (MLXArray, WeightFormat, [Float]) {
         let format = try #require(WeightFormat(named: "Q8_0"))
         var wire: [UInt8] = []
         var weights: [Float] = []
@@ -24,7 +31,7 @@ struct PackedLayerTests {
     }
 
     /// The product of a row of x with a row of weights; exact, for numbers as small as these.
-    private static func sum(
+    static func sum(
         _ x: [Float],
         _ m: Int,
         _ weights: [Float],
@@ -36,12 +43,6 @@ struct PackedLayerTests {
             sum += x[m * columns + column] * weights[n * columns + column]
         }
         return sum
-    }
-
-    private func run<R>(_ body: () throws -> R) rethrows -> (R, [String]) {
-        var kernels = KnownKernels()
-        let result = try MLXFast.withKernels({ try kernels.run($0) }, body)
-        return (result, kernels.calls)
     }
 
     @Test(arguments: [1, 5, 20])
@@ -104,30 +105,17 @@ struct PackedLayerTests {
         #expect(lengths == [8, 8, 8, 9])
     }
 
-    /// Rows by expert: the same whatever order ids come in, and whichever kernel takes them.
-    @Test(arguments: [3, 30])
-    func gather(pairs: Int) throws {
-        let (all, format, weights) = try Self.q8(rows: 12, columns: 32)
-        let wire = all.reshaped([3, 4, 34])
-        let ids = (0..<pairs).map { UInt32($0 * 7 % 3) }
-        let numbers = (0..<(pairs * 32)).map { Float($0 % 5) }
-        let (y, calls) = try run {
-            try PackedKernels.gather(
-                MLXArray(numbers, [pairs, 32]),
-                MLXArray(ids, [pairs]),
-                wire,
-                format
-            )
+    /// As of mlx-swift's quantized layers.
+    @Test func blocksStayFrozen() throws {
+        let (wire, format, _) = try Self.q8(rows: 6, columns: 64)
+        let experts = try PackedSwitchLinear(weight: wire.reshaped([2, 3, 68]), format: format)
+        for layer in [
+            try PackedLinear(weight: wire, format: format),
+            try PackedEmbedding(weight: wire, format: format), experts,
+        ] {
+            try layer.unfreeze(recursive: true, keys: nil, strict: false)
+            #expect(layer.events == ["freeze", "unfreeze", "freeze"])
         }
-        let kernel = pairs > 12 ? "gather_matmul_16x32" : "gather_matvec_1x4"
-        #expect(calls == ["mlxquant_\(kernel)_q8_0_float32"])
-        var expected: [Float] = []
-        for p in 0..<pairs {
-            for n in 0..<4 {
-                expected.append(Self.sum(numbers, p, weights, Int(ids[p]) * 4 + n, columns: 32))
-            }
-        }
-        #expect(y.asArray(Float.self) == expected)
     }
 
     @Test func refusals() throws {
@@ -141,40 +129,6 @@ struct PackedLayerTests {
         }
         #expect(throws: FormatError.self) {
             try PackedKernels.product(MLXArray.zeros([1, 32], dtype: .float16), wire, format)
-        }
-    }
-
-    @Test(arguments: KernelSource.formats)
-    func checkAcceptsRightKernels(name: String) throws {
-        let format = try #require(WeightFormat(named: name))
-        let (_, calls) = try run { try PackedKernels.check(format) }
-        #expect(calls.count == 4)
-    }
-
-    /// One wrong number in any of the four calls is seen, and so is a kernel that does not compile.
-    @Test(arguments: 0..<4)
-    func checkRefusesWrongKernels(which: Int) throws {
-        let format = try #require(WeightFormat(named: "Q4_K"))
-        for breaks in [false, true] {
-            var kernels = KnownKernels()
-            var problem: FormatError?
-            do {
-                try MLXFast.withKernels(
-                    { call in
-                        let out = try kernels.run(call)
-                        guard kernels.calls.count == which + 1 else { return out }
-                        if breaks { throw KnownKernels.Unknown(name: "does not compile") }
-                        let values = out[0].asArray(Float.self)
-                        return [MLXArray(values.map { $0 + 1 }, out[0].shape)]
-                    },
-                    { try PackedKernels.check(format) }
-                )
-            } catch {
-                problem = error as? FormatError
-            }
-            let text = try #require(problem).description
-            #expect(text.contains("Q4_K") && text.contains("--requantize"))
-            #expect(text.contains("does not compile") == breaks)
         }
     }
 }

@@ -42,7 +42,7 @@
                 inputNames: launch.kernel.inputs,
                 outputNames: ["out"],
                 source: launch.kernel.call(launch.format),
-                header: "#include <metal_stdlib>\nusing namespace metal;\n"
+                header: KernelSource.preamble
                     + KernelSource.header(launch.format, launch.kernel)
             )
             made[key] = kernel

@@ -8,7 +8,7 @@ enum KernelSource {
     /// - Parameters:
     ///   - format: one of ``formats``.
     ///   - kernel: whose template is needed.
-    /// - Returns: the text in front of which `metal_stdlib` is included.
+    /// - Returns: the text that follows ``preamble``.
     static func header(_ format: String, _ kernel: Kernel) -> String {
         var seen: Set<String> = []
         return [format.lowercased(), kernel.file]

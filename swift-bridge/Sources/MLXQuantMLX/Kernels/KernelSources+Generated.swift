@@ -31,6 +31,14 @@ extension KernelSource {
         "Q2_0",
     ]
 
+    /// What stands in front of every kernel's text: rounding as NumPy rounds, among others.
+    static let preamble = ##"""
+#include <metal_stdlib>
+using namespace metal;
+#pragma clang fp contract(off)
+
+"""##
+
     /// The text of `<name>.metal`; nil where there is none.
     static func file(_ name: String) -> String? {
         switch name {

@@ -66,6 +66,8 @@ extension Launch {
     private static let (simdgroups, mostSplit) = (1024, 8)
     /// Rows of weights of a tile of matmul, and where there are few tiles.
     private static let (wide, narrow) = (64, 32)
+    /// Both.
+    static let widths = [wide, narrow]
     /// Threads of its threadgroup.
     private static let tileThreads = 128
     /// Threadgroups that fill a GPU of forty cores.
@@ -98,16 +100,18 @@ extension Launch {
     }
 
     /// Multiplies x [m, k] by wire uint8 [n, bytes] → [m, n]: by matvec for few rows, by matmul for
-    /// many.
+    /// many, in tiles of ``widths`` rows of weights or of those that fit best.
     static func product(
         _ format: WeightFormat,
         x: [Int],
         wire: [Int],
-        _ type: FloatType
+        _ type: FloatType,
+        width: Int? = nil
     ) throws(FormatError) -> Launch {
         let (m, n, k) = try sizes(format, x, wire, matrices: false)
         guard 1...rowsAtOnce ~= m else {
-            return try matmul(format, m, n, type)
+            let height = m <= 16 ? 16 : m <= 32 ? 32 : 64
+            return try tiled(Kernel.matmul, format, m, n, height, type, width)
         }
         var rows = 1
         while rows < m {
@@ -130,13 +134,14 @@ extension Launch {
         _ format: WeightFormat,
         x: [Int],
         wire: [Int],
-        _ type: FloatType
+        _ type: FloatType,
+        width: Int? = nil
     ) throws(FormatError) -> Launch {
         let (p, n, k) = try sizes(format, x, wire, matrices: true)
         if gathersInTiles(pairs: p, matrices: wire[0]) {
             let each = Double(p) / Double(max(1, wire[0]))
             let height = each < few ? 16 : each < some ? 32 : 64
-            return try tiled(Kernel.gatherMatmul, format, p, n, height, type)
+            return try tiled(Kernel.gatherMatmul, format, p, n, height, type, width)
         }
         let (height, split) = (height(format), split(format, rows: n, columns: k))
         let kernel = Kernel.gatherMatvec(height: height, split: split)
@@ -249,15 +254,6 @@ extension Launch {
         return (Extent(threads * ceiling(n, rows), pairs, 1), Extent(threads, 1, 1))
     }
 
-    private static func matmul(
-        _ format: WeightFormat,
-        _ m: Int,
-        _ n: Int,
-        _ type: FloatType
-    ) throws(FormatError) -> Launch {
-        try tiled(Kernel.matmul, format, m, n, m <= 16 ? 16 : m <= 32 ? 32 : 64, type)
-    }
-
     /// A launch of matmul.metal or gather.metal, by tiles of at most so many rows of x.
     private static func tiled(
         _ kernel: (Int, Int, Int) -> Kernel,
@@ -265,12 +261,13 @@ extension Launch {
         _ m: Int,
         _ n: Int,
         _ most: Int,
-        _ type: FloatType
+        _ type: FloatType,
+        _ asked: Int?
     ) throws(FormatError) -> Launch {
         // of float, higher tiles do not fit in a threadgroup's 32 KiB, nor narrow ones of 32 rows
         let height = min(most, 128 / type.size)
         let down = ceiling(m, height)
-        var width = down * ceiling(n, wide) < threadgroups ? narrow : wide
+        var width = asked ?? (down * ceiling(n, wide) < threadgroups ? narrow : wide)
         if type.size == 4, height == 32 {
             width = wide
         }

@@ -56,16 +56,8 @@
             return sorted[argSort(order)]
         }
 
-        /// Decodes uint8 [n, bytes] of whole blocks → [n, k].
-        static func dequantize(
-            _ wire: MLXArray,
-            _ format: WeightFormat,
-            _ type: FloatType
-        ) throws(FormatError) -> MLXArray {
-            try run(try Launch.dequantize(format, wire: wire.shape, type), [wire])
-        }
-
-        /// Decodes of the same the rows of ids, integers [m] → [m, k]; NaN where there is no such row.
+        /// Decodes of uint8 [n, bytes] the rows of ids, integers [m] → [m, k]; NaN where there is no such
+        /// row.
         static func dequantizeRows(
             _ wire: MLXArray,
             _ ids: MLXArray,
@@ -91,7 +83,7 @@
         }
 
         /// The result of a launch on its kernel's inputs, zeros where it sums up nothing.
-        private static func run(
+        static func run(
             _ launch: Launch,
             _ inputs: [MLXArray]
         ) throws(FormatError) -> MLXArray {
@@ -118,7 +110,7 @@
         }
 
         /// uint32 [m], filled up so that it comes in device memory.
-        private static func inDeviceMemory(_ ids: MLXArray) -> MLXArray {
+        static func inDeviceMemory(_ ids: MLXArray) -> MLXArray {
             let ids = ids.asType(.uint32)
             let missing = Launch.least - ids.size
             guard missing > 0 else { return ids }

@@ -49,3 +49,61 @@ public func concatenated(
     let shape = [parts.reduce(0) { $0 + $1.shape[0] }] + parts[0].shape.dropFirst()
     return MLXArray(MLXArray(bytes).storage, 0, shape, parts[0].dtype)
 }
+
+/// As MLX's.
+public func broadcast(
+    _ array: MLXArray,
+    to shape: some Collection<Int>,
+    stream: StreamOrDevice = .default
+) -> MLXArray {
+    let wanted = Array(shape)
+    let old = Array(repeating: 1, count: wanted.count - array.ndim) + array.shape
+    precondition(zip(old, wanted).allSatisfy { $0 == $1 || $0 == 1 }, "\(array.shape) to \(wanted)")
+    let size = array.dtype.size
+    let places = (0..<wanted.reduce(1, *)).map { index in
+        var (index, place, step) = (index, 0, 1)
+        for axis in wanted.indices.reversed() {
+            place += old[axis] == 1 ? 0 : index % wanted[axis] * step
+            (index, step) = (index / wanted[axis], step * old[axis])
+        }
+        return place
+    }
+    let bytes = places.flatMap { place in
+        UnsafeRawBufferPointer(start: array.base + place * size, count: size).map { $0 }
+    }
+    return MLXArray(MLXArray(bytes).storage, 0, wanted, array.dtype)
+}
+
+/// As MLX's, along the first axis.
+public func repeated(
+    _ array: MLXArray,
+    count: Int,
+    axis: Int,
+    stream: StreamOrDevice = .default
+) -> MLXArray {
+    precondition(axis == 0)
+    return array[MLXArray((0..<array.dim(0) * count).map { UInt32($0 / count) })]
+}
+
+/// As MLX's, of numbers as they are in uint32.
+public func minimum(
+    _ a: some ScalarOrArray,
+    _ b: some ScalarOrArray,
+    stream: StreamOrDevice = .default
+) -> MLXArray {
+    let (a, b) = (a.asMLXArray(dtype: nil), b.asMLXArray(dtype: nil))
+    precondition(a.dtype == .uint32 && b.dtype == .uint32 && b.size == 1)
+    let most = b.doubles[0]
+    return MLXArray(a.doubles.map { UInt32(min($0, most)) }, a.shape)
+}
+
+/// As MLX's.
+public func expandedDimensions(
+    _ array: MLXArray,
+    axis: Int,
+    stream: StreamOrDevice = .default
+) -> MLXArray {
+    var shape = array.shape
+    shape.insert(1, at: axis < 0 ? shape.count + 1 + axis : axis)
+    return array.reshaped(shape)
+}

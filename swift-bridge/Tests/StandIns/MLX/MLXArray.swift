@@ -26,6 +26,32 @@ public enum DType: Hashable, Sendable, CaseIterable {
     }
 }
 
+/// As MLX's.
+public enum DeviceType: String, Sendable {
+    case cpu, gpu
+}
+
+/// As MLX's.
+public final class Device: Sendable, CustomStringConvertible {
+    public let deviceType: DeviceType?
+
+    init(_ type: DeviceType) {
+        deviceType = type
+    }
+
+    public var description: String { "Device(\(deviceType?.rawValue ?? "unknown"), 0)" }
+
+    /// As MLX's; a GPU, but for tests within `withDefault`.
+    public static func defaultDevice() -> Device { current }
+
+    /// For tests.
+    public static func withDefault<R>(_ type: DeviceType, _ body: () throws -> R) rethrows -> R {
+        try $current.withValue(Device(type), operation: body)
+    }
+
+    @TaskLocal private static var current = Device(.gpu)
+}
+
 /// As MLX's, without streams.
 public struct StreamOrDevice: Sendable, Equatable {
     /// The only one.
@@ -63,6 +89,10 @@ extension UInt32: HasDType {
     public static var dtype: DType { .uint32 }
 }
 
+extension Int32: HasDType {
+    public static var dtype: DType { .int32 }
+}
+
 /// Bytes that arrays share, and what is to be done when the last one is gone.
 public final class Storage {
     /// The first byte.
@@ -82,13 +112,13 @@ public final class Storage {
 /// Elements in a row, that may be a part of other arrays' bytes.
 public final class MLXArray {
     /// As MLX's.
-    public let shape: [Int]
+    public private(set) var shape: [Int]
     /// As MLX's.
-    public let dtype: DType
+    public private(set) var dtype: DType
     /// For tests: the bytes, and where in them the array begins.
-    public let storage: Storage
+    public private(set) var storage: Storage
     /// For tests.
-    public let offset: Int
+    public private(set) var offset: Int
     /// For tests: why it cannot be computed; as of MLX, nothing is said before it is evaluated.
     var failure: String?
 
@@ -120,6 +150,11 @@ public final class MLXArray {
         let owned = UncheckedPointer(base)
         let storage = Storage(base) { owned.pointer.deallocate() }
         self.init(storage, 0, shape.map { Array($0) } ?? [value.count], T.dtype)
+    }
+
+    /// As MLX's: this becomes the other.
+    public func _updateInternal(_ other: MLXArray) {
+        (storage, offset, shape, dtype) = (other.storage, other.offset, other.shape, other.dtype)
     }
 
     /// For tests: the first byte.
@@ -172,19 +207,21 @@ public final class MLXArray {
     /// As MLX's, between the types that tests have values of.
     public func asType(_ type: DType, stream: StreamOrDevice = .default) -> MLXArray {
         guard type != dtype else { return self }
-        switch type {
-        case .float32: return MLXArray(doubles.map(Float.init), shape)
-        case .uint32: return MLXArray(doubles.map { UInt32($0) }, shape)
-        case .float16:
-            let bits = doubles.map { Float16($0).bitPattern }
-            return MLXArray(
-                MLXArray(bits.flatMap { [UInt8($0 & 255), UInt8($0 >> 8)] }).storage,
-                0,
-                shape,
-                type
-            )
-        default: preconditionFailure("no conversion to \(type)")
-        }
+        let made =
+            switch type {
+            case .float32: MLXArray(doubles.map(Float.init), shape)
+            case .uint32: MLXArray(doubles.map { UInt32(truncatingIfNeeded: Int($0)) }, shape)
+            case .float16: words(doubles.map { Float16($0).bitPattern }, type)
+            case .bfloat16: words(doubles.map { bfloat16(Float($0)) }, type)
+            default: preconditionFailure("no conversion to \(type)")
+            }
+        made.failure = failure
+        return made
+    }
+
+    private func words(_ bits: [UInt16], _ type: DType) -> MLXArray {
+        let bytes = bits.flatMap { [UInt8($0 & 255), UInt8($0 >> 8)] }
+        return MLXArray(MLXArray(bytes).storage, 0, shape, type)
     }
 
     /// As MLX's.
@@ -213,13 +250,18 @@ public final class MLXArray {
         }
     }
 
-    /// As MLX's: broadcast over leading axes.
+    /// As MLX's, of shapes of which the second is broadcast to the first.
     public static func + (lhs: MLXArray, rhs: MLXArray) -> MLXArray {
-        let (a, b) = (lhs.doubles, rhs.doubles)
-        precondition(!b.isEmpty && a.count % b.count == 0)
-        let sums = a.indices.map { Float(a[$0] + b[$0 % b.count]) }
-        return MLXArray(sums, lhs.shape).asType(lhs.dtype)
+        let (a, b) = (lhs.doubles, broadcast(rhs, to: lhs.shape).doubles)
+        return MLXArray(zip(a, b).map { Float($0 + $1) }, lhs.shape).asType(lhs.dtype)
     }
+}
+
+/// The nearest, ties to even.
+private func bfloat16(_ value: Float) -> UInt16 {
+    let bits = value.bitPattern
+    if value.isNaN { return UInt16(bits >> 16 | 64) }
+    return UInt16(truncatingIfNeeded: (bits &+ 0x7FFF &+ (bits >> 16 & 1)) >> 16)
 }
 
 private struct UncheckedPointer: @unchecked Sendable {

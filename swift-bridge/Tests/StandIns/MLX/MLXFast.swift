@@ -18,6 +18,22 @@ public struct KernelCall {
     public let threadGroup: (Int, Int, Int)
     public let outputShapes: [[Int]]
     public let outputDTypes: [DType]
+
+    /// The same call of other inputs.
+    public func with(_ inputs: [MLXArray]) -> KernelCall {
+        KernelCall(
+            name: name,
+            inputNames: inputNames,
+            outputNames: outputNames,
+            source: source,
+            header: header,
+            inputs: inputs,
+            grid: grid,
+            threadGroup: threadGroup,
+            outputShapes: outputShapes,
+            outputDTypes: outputDTypes
+        )
+    }
 }
 
 /// MLX's, where kernels are.
@@ -151,19 +167,15 @@ public protocol Evaluatable {
 }
 
 /// As MLX's.
-public func eval(_ values: Any...) {
-    for value in values {
-        (value as? Evaluatable)?.evaluated()
-    }
-}
-
-/// As MLX's.
 public func checkedEval(_ values: Any...) throws {
     try withError {
         for case let array as MLXArray in values {
             if let failure = array.failure {
                 ErrorHandler.report(failure)
             }
+        }
+        for case let value as Evaluatable in values {
+            value.evaluated()
         }
     }
 }

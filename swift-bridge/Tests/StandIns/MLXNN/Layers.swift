@@ -2,6 +2,11 @@
 import MLX
 
 /// As MLX's.
+public typealias ModuleParameters = NestedDictionary<String, MLXArray>
+/// As MLX's.
+public typealias ModuleChildren = NestedDictionary<String, Module>
+
+/// As MLX's.
 public protocol UnaryLayer: Module {
     func callAsFunction(_ x: MLXArray) -> MLXArray
 }
@@ -20,8 +25,8 @@ public protocol Quantized: Module {
 
 /// As MLX's.
 open class Linear: Module, UnaryLayer, Quantizable {
-    public private(set) var weight: MLXArray
-    public private(set) var bias: MLXArray?
+    public let weight: MLXArray
+    public let bias: MLXArray?
 
     open var shape: (Int, Int) { (weight.dim(0), weight.dim(1)) }
 
@@ -30,39 +35,44 @@ open class Linear: Module, UnaryLayer, Quantizable {
         self.bias = bias
     }
 
-    open override var named: [String: MLXArray] {
-        var found = ["weight": weight]
-        found["bias"] = bias
-        return found
-    }
-
-    open override func set(_ name: String, _ array: MLXArray) {
-        if name == "weight" { weight = array } else { bias = array }
-    }
-
     open func callAsFunction(_ x: MLXArray) -> MLXArray {
         preconditionFailure("products of floats are not what is tested here")
     }
 
     public func toQuantized(groupSize: Int, bits: Int, mode: QuantizationMode) -> Module {
-        QuantizedLayer(shape, bias, groupSize, bits, mode)
+        QuantizedLinear(self, groupSize: groupSize, bits: bits, mode: mode)
+    }
+}
+
+/// As MLX's: the shapes of its arrays.
+open class QuantizedLinear: Linear, Quantized {
+    public let groupSize: Int
+    public let bits: Int
+    public let mode: QuantizationMode
+    public let scales: MLXArray
+    public let biases: MLXArray?
+
+    public init(_ other: Linear, groupSize: Int, bits: Int, mode: QuantizationMode) {
+        (self.groupSize, self.bits, self.mode) = (groupSize, bits, mode)
+        let (packed, scales, biases) = quantized(
+            other.weight,
+            groupSize: groupSize,
+            bits: bits,
+            mode: mode
+        )
+        (self.scales, self.biases) = (scales, biases)
+        super.init(weight: packed, bias: other.bias)
     }
 }
 
 /// As MLX's.
 open class Embedding: Module, UnaryLayer, Quantizable {
-    public private(set) var weight: MLXArray
+    public let weight: MLXArray
 
     open var shape: (Int, Int) { (weight.dim(0), weight.dim(1)) }
 
     public init(weight: MLXArray) {
         self.weight = weight
-    }
-
-    open override var named: [String: MLXArray] { ["weight": weight] }
-
-    open override func set(_ name: String, _ array: MLXArray) {
-        weight = array
     }
 
     open func callAsFunction(_ x: MLXArray) -> MLXArray { weight[x] }
@@ -72,55 +82,58 @@ open class Embedding: Module, UnaryLayer, Quantizable {
     }
 
     public func toQuantized(groupSize: Int, bits: Int, mode: QuantizationMode) -> Module {
-        QuantizedLayer(shape, nil, groupSize, bits, mode)
+        QuantizedEmbedding(weight: weight, groupSize: groupSize, bits: bits, mode: mode)
+    }
+}
+
+/// As MLX's: the shapes of its arrays.
+open class QuantizedEmbedding: Embedding, Quantized {
+    public let groupSize: Int
+    public let bits: Int
+    public let mode: QuantizationMode
+    public let scales: MLXArray
+    public let biases: MLXArray?
+
+    public init(weight: MLXArray, groupSize: Int, bits: Int, mode: QuantizationMode) {
+        (self.groupSize, self.bits, self.mode) = (groupSize, bits, mode)
+        let (packed, scales, biases) = quantized(
+            weight,
+            groupSize: groupSize,
+            bits: bits,
+            mode: mode
+        )
+        (self.scales, self.biases) = (scales, biases)
+        super.init(weight: packed)
     }
 }
 
 /// As MLX's norms: a parameter.
 open class RMSNorm: Module {
-    public private(set) var weight: MLXArray
+    public let weight: MLXArray
 
     public init(dimensions: Int) {
         weight = MLXArray.zeros([dimensions], dtype: .float32)
     }
-
-    open override var named: [String: MLXArray] { ["weight": weight] }
-
-    open override func set(_ name: String, _ array: MLXArray) {
-        weight = array
-    }
 }
 
-/// Stands for MLX's QuantizedLinear and QuantizedEmbedding: the shapes of their arrays.
-public final class QuantizedLayer: Module, Quantized {
-    public let groupSize: Int
-    public let bits: Int
-    public let mode: QuantizationMode
-    public private(set) var parameters: [String: MLXArray]
-
-    init(
-        _ shape: (Int, Int),
-        _ bias: MLXArray?,
-        _ groupSize: Int,
-        _ bits: Int,
-        _ mode: QuantizationMode
-    ) {
-        (self.groupSize, self.bits, self.mode) = (groupSize, bits, mode)
-        let groups = [shape.0, shape.1 / groupSize]
-        let scales: DType = mode == .affine ? .float16 : .uint8
-        parameters = [
-            "weight": .zeros([shape.0, shape.1 * bits / 32], dtype: .uint32),
-            "scales": .zeros(groups, dtype: scales),
-        ]
-        if mode == .affine { parameters["biases"] = .zeros(groups, dtype: scales) }
-        parameters["bias"] = bias
-    }
-
-    public override var named: [String: MLXArray] { parameters }
-
-    public override func set(_ name: String, _ array: MLXArray) {
-        parameters[name] = array
-    }
+/// As MLX's, along the last axis: zeros of the right shapes. MLX stops a program that asks for other
+/// widths than it has.
+func quantized(
+    _ w: MLXArray,
+    groupSize: Int = 64,
+    bits: Int = 4,
+    mode: QuantizationMode = .affine
+) -> (wq: MLXArray, scales: MLXArray, biases: MLXArray?) {
+    precondition([2, 3, 4, 5, 6, 8].contains(bits), "[quantize] \(bits) bits")
+    let rows = w.shape.dropLast()
+    let columns = w.dim(-1)
+    let scales: DType = mode == .affine ? .float16 : .uint8
+    let groups = rows + [columns / groupSize]
+    return (
+        .zeros(rows + [columns * bits / 32], dtype: .uint32),
+        .zeros(groups, dtype: scales),
+        mode == .affine ? .zeros(groups, dtype: scales) : nil
+    )
 }
 
 /// As MLX's.
@@ -134,24 +147,4 @@ public func quantizeSingle(
         ? nil
         : (layer as? Quantizable)?.toQuantized(groupSize: groupSize, bits: bits, mode: mode)
             as? Quantized
-}
-
-/// As MLX's.
-public func quantize(
-    model: Module,
-    filter: (String, Module) -> (groupSize: Int, bits: Int, mode: QuantizationMode)?,
-    apply: (Module, Int, Int, QuantizationMode) -> Module? = quantizeSingle(
-        layer:
-        groupSize:
-        bits:
-        mode:
-    )
-) {
-    for (path, module) in model.leafModules().flattened() {
-        if let (groupSize, bits, mode) = filter(path, module),
-            let quantized = apply(module, groupSize, bits, mode)
-        {
-            model.layers[path] = quantized
-        }
-    }
 }
