@@ -117,6 +117,8 @@
         }
 
         /// As of mlx-swift's quantized layers: blocks stay frozen.
+        ///
+        /// - Throws: mlx-swift's error where `strict` is asked for and a key is none of the layer's.
         open override func unfreeze(
             recursive: Bool = true,
             keys: [String]? = nil,
