@@ -29,38 +29,45 @@ CATEGORIES = tuple(_NAMES.split())
 _ALL = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
 
 
-def _code(index: int) -> int:
-    """The code point at an index of _ALL."""
-    return index if index < 0xD800 else index + 0x800
-
-
-def matches(expression: str) -> list[tuple[int, int]]:
-    """Ranges of indices of _ALL, last one excluded, of what an expression matches."""
-    kept = Split(Regex(expression), "removed").pre_tokenize_str(_ALL)
+def matches(expression: str, text: str) -> list[tuple[int, int]]:
+    """Ranges of places in a text, last one excluded, of what an expression matches."""
+    kept = Split(Regex(expression), "removed").pre_tokenize_str(text)
     found, at = [], 0
     for _, (first, last) in kept:
         if first > at:
             found.append((at, first))
         at = last
-    if at < len(_ALL):
-        found.append((at, len(_ALL)))
+    if at < len(text):
+        found.append((at, len(text)))
     return found
 
 
 def categories() -> list[tuple[int, int]]:
-    """(first code point, category's number) of each run of one category."""
-    starts: dict[int, int] = {}
-    for number, name in enumerate(CATEGORIES):
-        if name == "Cs":  # no scalar is one
+    """(first code point, category's number) of each run of one category.
+
+    A character has one category: those that have theirs are not asked about again. With the three
+    that have nearly all characters first, that is a small part of the work.
+    """
+    of = bytearray([CATEGORIES.index("Cs")]) * 0x110000  # surrogates, which are no scalars
+    left = _ALL
+    for name in sorted(CATEGORIES, key=("Cn", "Co", "Lo", *CATEGORIES).index):
+        if name == "Cs":
             continue
-        for first, _ in matches(rf"\p{{{name}}}"):
-            starts[_code(first)] = number
-    starts[0xD800] = CATEGORIES.index("Cs")
-    runs: list[tuple[int, int]] = []
-    for first in sorted(starts):
-        if not runs or runs[-1][1] != starts[first]:
-            runs.append((first, starts[first]))
-    return runs
+        rest, at = [], 0
+        for first, last in matches(rf"\p{{{name}}}", left):
+            for character in left[first:last]:
+                of[ord(character)] = CATEGORIES.index(name)
+            rest.append(left[at:first])
+            at = last
+        left = "".join(rest) + left[at:]
+    assert not left, "every character has a category"
+    return [(code, of[code]) for code in range(0x110000) if code == 0 or of[code] != of[code - 1]]
+
+
+def word_characters() -> list[tuple[int, int]]:
+    """First and last code point of each range of `\\w`."""
+    found = matches(r"\w", _ALL)
+    return [(ord(_ALL[first]), ord(_ALL[last - 1])) for first, last in found]
 
 
 def decompositions() -> dict[str, str]:
@@ -123,7 +130,7 @@ def _table(name: str, comment: str, values: list[int]) -> str:
 
 def source() -> str:
     """The Swift file."""
-    words = [value for first, last in matches(r"\w") for value in (_code(first), _code(last - 1))]
+    words = [value for pair in word_characters() for value in pair]
     known = decompositions()
     flat = [value for c, parts in known.items() for value in (ord(c), len(parts), *map(ord, parts))]
     tables = [

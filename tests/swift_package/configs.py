@@ -64,7 +64,8 @@ def cases(folder: Path) -> Iterator[dict[str, Any]]:
     """Every case, written to folders in `folder`."""
     for number, (name, request) in enumerate(BUNDLED.items()):
         target = folder / f"bundled-{number}"
-        quantize(output=target, **request)
+        # rounded: which codes weights have is not said in config.json
+        quantize(output=target, method="rtn", **request)
         yield _case(name, target, BUNDLED_MODEL)
     for model in RANDOM:
         source = tiny_models.make(folder / model, model)
@@ -72,7 +73,7 @@ def cases(folder: Path) -> Iterator[dict[str, Any]]:
             said = source / "tokenizer_config.json"
             content = {**json.loads(said.read_bytes()), "tokenizer_class": CLASSES[model]}
             said.write_text(json.dumps(content, indent=2), encoding="utf-8")
-        quantize(source, folder / f"{model}-4bit", bits=4, group_size=32)
+        quantize(source, folder / f"{model}-4bit", bits=4, group_size=32, method="rtn")
         yield _case(f"{model}, 4 bits", folder / f"{model}-4bit", source)
     for kind in ("Q4_K_M", "Q4_0"):
         quantize_gguf(output=folder / f"{kind}.gguf", request=kind)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import REPOSITORY, run_cli
-from swift_package.toolchain import program, run_swift, swift
+from swift_package.toolchain import program, run_swift, tool
 
 from mlxquant import export_swift
 
@@ -21,7 +21,11 @@ APP = EXAMPLES / "ChatApp"
 
 @cache
 def built() -> Path:
-    """The folder of what `swift build` makes of the chat."""
+    """The folder of what `swift build` makes of the chat.
+
+    The chat is another package, which has this one by its path, unoptimized, and sees only what is
+    public.
+    """
     done = run_swift("build", "-j", "2", cwd=EXAMPLES / "chat")
     assert done.returncode == 0 and "warning:" not in done.stdout, done.stdout[-4000:]
     return EXAMPLES / "chat/.build/debug"
@@ -34,7 +38,7 @@ def run(*args: str | Path, input: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def swiftc(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    return run(Path(swift()).resolve().with_name("swiftc"), *args)
+    return run(tool("swiftc"), *args)
 
 
 def test_the_chat_talks(tmp_path: Path) -> None:

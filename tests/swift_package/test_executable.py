@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,17 +51,81 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in commands}
 
 
-def test_help_and_wrong_words() -> None:
+COMMANDS = ("inspect", "verify", "generate")
+
+
+def test_help() -> None:
     swift()
-    done = run("mlxquant-swift", "--help")
-    assert done.returncode == 0
-    assert "inspect MODEL" in done.stdout
+    whole = run("mlxquant-swift", "--help")
+    assert (whole.returncode, whole.stderr) == (0, "")
+    for name in COMMANDS:
+        assert f"{name} MODEL" in whole.stdout
+        done = run("mlxquant-swift", name, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"usage: mlxquant-swift {name} MODEL ")
+        assert re.search(r"\n +--trust-remote-code +accept ", done.stdout)
+        assert all(len(line) <= 100 for line in done.stdout.splitlines())
+
+
+def test_wrong_words() -> None:
+    swift()
     for words in ([], ["no-such"], ["inspect"], ["inspect", "a", "b"], ["verify", "a", "--x"]):
         done = run("mlxquant-swift", *words)
-        assert done.returncode == 2, words
-    done = run("mlxquant-swift", "inspect", "no/such/model")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: no/such/model: folder: there is no such folder\n"
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    for words in (["no/such/model"], ["--", "-no"]):
+        done = run("mlxquant-swift", "inspect", *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"error: {words[-1]}: folder: there is no such folder\n"
+
+
+def test_a_folder_with_code_is_opened_by_who_trusts_it(tmp_path: Path) -> None:
+    model = tmp_path / "m"
+    shutil.copytree(BUNDLED, model)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config["auto_map"] = {"AutoModel": "code.Model"}
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    for name, *options in (("inspect",), ("generate", "-p", "x", "-m", "1")):
+        done = run("mlxquant-swift", name, model, *options)
+        assert done.returncode == 2 and "give --trust-remote-code" in done.stderr
+        done = run("mlxquant-swift", name, model, *options, "--trust-remote-code")
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["inspect", "generate"])
+def test_what_cannot_be_written_is_said(name: str) -> None:
+    command = [program("mlxquant-swift"), name, BUNDLED]
+    command += ["-p", "x", "-m", "2", "--quiet"] if name == "generate" else []
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: standard output: No space left on device\n"
+
+
+def test_what_the_readme_shows(tmp_path: Path) -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"\$ swift run -c release (mlxquant-swift .*)\n    (.*\n)", readme)
+    assert shown is not None
+    done = run_cli("quantize", BUNDLED, "-o", tmp_path / "books-7m-4bit", "--bits", "4")
+    assert done.returncode == 0, done.stderr
+    name, *words = shlex.split(shown[1])
+    command = [program(name), *words]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout, said.stderr) == (0, shown[2], "")
+
+
+def test_ctrl_c_ends_with_what_there_is() -> None:
+    command = [program("mlxquant-swift"), "generate", BUNDLED, "-p", "Who?", "-m", "-1"]
+    # so hot that the model comes to no end
+    command += ["--temp", "9", "--seed", "1", "--raw"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        first = process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        rest, notes = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert first and rest.endswith(b"\n")
+    assert re.fullmatch(rb".* prompt tokens in .*, \d+ tokens at .* a second\n", notes)
 
 
 def test_inspect_says_what_python_says(written: dict[str, Path]) -> None:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from swift_package.toolchain import program, swift
+from swift_package.toolchain import program, tool
 
 from mlxquant import export_swift, open_checkpoint, quantize, quantize_gguf
 from mlxquant.measure.memory_model import Memory
@@ -68,10 +68,9 @@ def compiled(source: str, main: str, folder: Path) -> list[str]:
     """What a program of these two files prints."""
     (folder / "ModelInfo.swift").write_text(source, encoding="utf-8")
     (folder / "Main.swift").write_text(main, encoding="utf-8")
-    compiler = Path(swift()).resolve().with_name("swiftc")
+    options = ["-swift-version", "6", "-warnings-as-errors", "-o", "main"]
     done = subprocess.run(
-        [compiler, "-swift-version", "6", "-warnings-as-errors", "ModelInfo.swift", "Main.swift"]
-        + ["-o", "main"],
+        [tool("swiftc"), *options, "ModelInfo.swift", "Main.swift"],
         cwd=folder,
         capture_output=True,
         text=True,

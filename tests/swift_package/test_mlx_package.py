@@ -2,64 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 from support import REPOSITORY
 from swift_package import configs, launches
 from swift_package.test_generated import differ
-from swift_package.toolchain import run_swift, swift
+from swift_package.toolchain import stand_in_tests, swift
 
 pytestmark = pytest.mark.xdist_group("swift")
 
-#: apart from the package's own build: another set of targets would have it planned anew each time
-SCRATCH = REPOSITORY / ".build/stand-in"
-
-
-@cache
-def tested() -> subprocess.CompletedProcess[str]:
-    """What `swift test` says of the package on its stand-ins."""
-    return subprocess.run(
-        [swift(), "test", "-j", "2", "--scratch-path", SCRATCH],
-        cwd=REPOSITORY,
-        env={**os.environ, "MLXQUANT_MLX": "stand-in"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        timeout=900,
-        check=False,
-    )
-
 
 def test_swift_test_passes_on_stand_ins() -> None:
-    done = tested()
+    swift()
+    done = stand_in_tests()
     assert done.returncode == 0, done.stdout[-6000:]
     ran = re.search(r"Test run with (\d+) tests? in (\d+) suites? passed", done.stdout)
     assert ran is not None and int(ran[1]) >= 35, done.stdout[-2000:]
     assert "warning:" not in done.stdout, done.stdout[-6000:]
-
-
-def test_every_public_symbol_is_documented(tmp_path: Path) -> None:
-    assert tested().returncode == 0
-    built = SCRATCH / "debug/Modules"
-    target = json.loads(run_swift("-print-target-info").stdout)["target"]["triple"]
-    done = run_swift(
-        "symbolgraph-extract",
-        *("-module-name", "MLXQuantMLX", "-I", built, "-output-dir", tmp_path, "-target", target),
-        *("-minimum-access-level", "public", "-skip-synthesized-members"),
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    found = json.loads((tmp_path / "MLXQuantMLX.symbols.json").read_text(encoding="utf-8"))
-    paths = {".".join(each["pathComponents"]): "docComment" in each for each in found["symbols"]}
-    assert {"PackedSwitchLinear", "SwitchLayer", "MLXModelWeights"} <= set(paths)
-    assert all(paths.values()), [path for path, documented in paths.items() if not documented]
 
 
 def test_metal_sources_are_fresh() -> None:

@@ -5,36 +5,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 from support import REPOSITORY
-from swift_package.toolchain import program, run_swift, swift, swift_tests
+from swift_package.toolchain import modules, run_swift, swift, swift_tests, tool
 
 pytestmark = pytest.mark.xdist_group("swift")
-
-CONSUMER = """\
-// swift-tools-version: 6.0
-import PackageDescription
-
-let package = Package(
-    name: "consumer",
-    platforms: [.macOS(.v14)],
-    dependencies: [.package(name: "mlxquant", path: "{path}")],
-    targets: [
-        .executableTarget(
-            name: "consumer",
-            dependencies: [.product(name: "MLXQuantFormats", package: "mlxquant")]
-        )
-    ]
-)
-"""
-MAIN = """\
-import MLXQuantFormats
-
-let model = try Model(CommandLine.arguments[1])
-print(model.weights.count, model.weights.map(\\.count).reduce(0, +))
-"""
 
 
 def test_swift_test_passes() -> None:
@@ -72,9 +48,8 @@ def test_it_depends_on_nothing() -> None:
 def test_the_benchmark_compiles() -> None:
     """Its package is not built here: that would compile the library again."""
     main = REPOSITORY / "swift-bridge/Benchmarks/Sources/formats-benchmark/main.swift"
-    modules = program("mlxquant-swift").parent / "Modules"
-    compiler = Path(swift()).resolve().with_name("swiftc")
-    command = [compiler, "-typecheck", "-swift-version", "6", "-I", modules, main]
+    seen = modules(of="MLXQuantFormats")
+    command = [tool("swiftc"), "-typecheck", "-swift-version", "6", "-I", seen, main]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -92,30 +67,23 @@ def test_formats_and_their_files_are_the_same_as_here() -> None:
     assert len(declared) == 26
 
 
-def test_every_public_symbol_is_documented(tmp_path: Path) -> None:
-    modules = program("mlxquant-swift").parent / "Modules"
-    target = json.loads(run_swift("-print-target-info").stdout)["target"]["triple"]
-    for module, least in (("MLXQuantFormats", 200), ("MLXQuantRuntime", 60)):
-        done = run_swift(
-            "symbolgraph-extract",
-            *("-module-name", module, "-I", modules, "-output-dir", tmp_path, "-target", target),
-            *("-minimum-access-level", "public", "-skip-synthesized-members"),
-        )
-        assert done.returncode == 0, done.stdout[-3000:]
-        graph = tmp_path / f"{module}.symbols.json"
-        symbols = json.loads(graph.read_text(encoding="utf-8"))["symbols"]
-        bare = [".".join(s["pathComponents"]) for s in symbols if "docComment" not in s]
-        assert len(symbols) > least
-        assert not bare
+def test_the_order_of_files_does_not_matter() -> None:
+    """Xcode has one of its own, and what compiles in SwiftPM's need not compile in another."""
+    for module in ("MLXQuantFormats", "MLXQuantRuntime"):
+        folder = REPOSITORY / "swift-bridge/Sources" / module
+        files = sorted(folder.rglob("*.swift"), reverse=True)
+        options = ["-parse-as-library", "-swift-version", "6", "-warnings-as-errors"]
+        options += ["-module-name", module, "-package-name", "mlxquant", "-I"]
+        command = [tool("swiftc"), "-typecheck", *options, modules(of=module), *files]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.slow
-def test_another_package_can_use_it(tmp_path: Path) -> None:
-    """By its path, unoptimized, and with what is public only."""
-    (tmp_path / "Package.swift").write_text(CONSUMER.format(path=REPOSITORY), encoding="utf-8")
-    (tmp_path / "Sources/consumer").mkdir(parents=True)
-    (tmp_path / "Sources/consumer/main.swift").write_text(MAIN, encoding="utf-8")
-    model = REPOSITORY / "mlxquant/assets/books-7m"
-    done = run_swift("run", "-j", "2", "consumer", model, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert done.stdout.splitlines()[-1] == "74 7344384"
+def test_a_system_of_32_bits_is_refused_by_name() -> None:
+    file = REPOSITORY / "swift-bridge/Sources/MLXQuantFormats/Files/Platform.swift"
+    bare = ["-disable-implicit-concurrency-module-import", "-parse-as-library", "-parse-stdlib"]
+    bare += ["-disable-implicit-string-processing-module-import", "-typecheck", "-target"]
+    for target, refused in (("arm64_32-apple-watchos10", True), ("arm64-apple-ios17", False)):
+        command = [tool("swiftc"), "-frontend", *bare, target, file]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ("takes a 64-bit system" in done.stderr) == refused

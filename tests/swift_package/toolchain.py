@@ -10,7 +10,12 @@ from pathlib import Path
 
 from support import REPOSITORY, unchecked
 
-__all__ = ["program", "run_swift", "swift", "swift_tests"]
+__all__ = ["modules", "program", "run_swift", "stand_in_tests", "swift"]
+__all__ += ["swift_tests", "tool"]
+
+#: apart from the package's own build: another set of targets would have it planned anew each time,
+#: and a module MLX beside it would be found
+_STAND_IN = REPOSITORY / ".build/stand-in"
 
 _ELSEWHERE = ("/opt/swift/usr/bin", "/usr/share/swift/usr/bin", "/usr/libexec/swift/bin")
 
@@ -34,13 +39,23 @@ def _swift() -> str | None:
     return found if version.isdigit() and int(version) >= 6 else None
 
 
+def tool(name: str) -> Path:
+    """A program that comes with `swift`, such as `swiftc`."""
+    return Path(swift()).resolve().with_name(name)
+
+
 def run_swift(
-    *args: str | Path, cwd: Path = REPOSITORY, timeout: float = 1500
+    *args: str | Path, cwd: Path = REPOSITORY, timeout: float = 1500, mlx: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """`swift ARGS…`; its errors are in what it says."""
+    """`swift ARGS…`; its errors are in what it says.
+
+    Args:
+        mlx: what the package's manifest finds in MLXQUANT_MLX.
+    """
     return subprocess.run(
         [swift(), *map(str, args)],
         cwd=cwd,
+        env={**os.environ, "MLXQUANT_MLX": mlx},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
@@ -54,6 +69,20 @@ def run_swift(
 def swift_tests() -> subprocess.CompletedProcess[str]:
     """`swift test`, optimized as apps are; it builds the executables too."""
     return run_swift("test", "-c", "release", "-j", "2")
+
+
+@cache
+def stand_in_tests() -> subprocess.CompletedProcess[str]:
+    """`swift test` of what is for mlx-swift, against modules with its signatures."""
+    return run_swift("test", "-j", "2", "--scratch-path", _STAND_IN, mlx="stand-in")
+
+
+def modules(of: str) -> Path:
+    """The folder of what a module's users see of it, once it is built."""
+    if of == "MLXQuantMLX":
+        assert stand_in_tests().returncode == 0, stand_in_tests().stdout[-4000:]
+        return _STAND_IN / "debug/Modules"
+    return program("mlxquant-swift").parent / "Modules"
 
 
 def program(name: str) -> Path:

@@ -12,13 +12,37 @@ import MLXQuantFormats
 
 /// A line on stderr, control characters escaped.
 func note(_ text: String) {
-    let line = Array((oneLine(text, limit: 10_000) + "\n").utf8)
-    _ = line.withUnsafeBytes { write(2, $0.baseAddress, $0.count) }
+    try? emit(oneLine(text, limit: 10_000) + "\n", to: STDERR_FILENO)
 }
 
-/// Ends the process.
+/// What could not be written, and why.
+struct OutputError: Error, CustomStringConvertible {
+    let description: String
+
+    /// By `errno`.
+    init() {
+        description = "standard output: \(String(cString: strerror(errno)))"
+    }
+}
+
+/// Writes at once, past the buffer of `print`.
+///
+/// - Throws: ``OutputError``. Where the reader of a pipe has gone, the process ends by SIGPIPE.
+func emit(_ text: String, to descriptor: Int32 = STDOUT_FILENO) throws(OutputError) {
+    var bytes = Array(text.utf8)[...]
+    while !bytes.isEmpty {
+        let count = bytes.withUnsafeBytes { write(descriptor, $0.baseAddress, $0.count) }
+        if count < 0, errno != EINTR { throw OutputError() }
+        bytes = bytes.dropFirst(max(count, 0))
+    }
+}
+
+/// Ends the process; with 1 where what was printed could not be written.
 func finish(_ status: Int32) -> Never {
-    fflush(nil)
+    guard fflush(nil) == 0 else {
+        note("error: \(OutputError())")
+        exit(1)
+    }
     exit(status)
 }
 
@@ -79,7 +103,8 @@ func decimal(_ value: Double, _ digits: Int) -> String {
     return padded.dropLast(digits) + "." + padded.suffix(digits)
 }
 
-private func printColumns(_ rows: [[String]], right: Set<Int>) {
+/// Cells in columns, set to the left but at the places of `right`.
+func printColumns(_ rows: [[String]], right: Set<Int>) {
     guard let columns = rows.first?.count else { return }
     let widths = (0..<columns).map { column in
         rows.lazy.map { $0[column].unicodeScalars.count }.max() ?? 0

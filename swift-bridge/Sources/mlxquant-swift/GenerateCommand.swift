@@ -11,13 +11,14 @@ import MLXQuantRuntime
 
 /// `mlxquant-swift generate`: one prompt, one answer.
 enum GenerateCommand {
-    static let summary = "Generate text from a prompt."
+    static let summary = "text from a prompt"
 
     static let usage = """
         usage: mlxquant-swift generate MODEL [options]
 
         Generates text from a prompt. MODEL is a folder or a GGUF file. The text goes to
-        standard output as it comes, everything else to standard error.
+        standard output as it comes, everything else to standard error. Ctrl-C stops, shows what
+        there is, and leaves with status 130.
 
           -p, --prompt TEXT          what to say to the model; - reads it from standard input, and
                                      so does leaving it out when that is a pipe or a file
@@ -35,6 +36,7 @@ enum GenerateCommand {
           -t, --threads N            how many threads compute; 0 for one a processor (0)
           --json                     print one JSON object at the end
           --quiet                    no figures and no notes
+          --trust-remote-code        accept a folder that wants its own Python code run; none is
         """
 
     /// What the command line asks for.
@@ -47,22 +49,21 @@ enum GenerateCommand {
         var threads = 0
         var isJSON = false
         var isQuiet = false
+        var trustsCode = false
     }
 
     /// Runs the command.
     ///
     /// - Parameter arguments: what follows `generate`.
     /// - Returns: the exit status: 0 done, 1 the work failed, 2 the input or the command line was
-    ///   wrong.
+    ///   wrong, 130 interrupted.
     static func run(_ arguments: [String]) async -> Int32 {
         if arguments.contains("--help") || arguments.contains("-h") {
             print(usage)
             return 0
         }
         do {
-            let request = try parse(arguments)
-            try await generate(request)
-            return 0
+            return try await generate(try parse(arguments))
         } catch let error as UsageError {
             complain(error.reason)
             return 2
@@ -81,16 +82,6 @@ enum GenerateCommand {
     private struct UsageError: Error { let reason: String }
 
     private static func complain(_ text: String) { note("error: \(text)") }
-
-    /// Writes to standard output at once.
-    private static func emit(_ text: String) {
-        var bytes = Array(text.utf8)[...]
-        while !bytes.isEmpty {
-            let count = bytes.withUnsafeBytes { write(STDOUT_FILENO, $0.baseAddress, $0.count) }
-            if count <= 0 { return }
-            bytes = bytes.dropFirst(count)
-        }
-    }
 
     private static func parse(_ arguments: [String]) throws -> Request {
         var request = Request()
@@ -136,6 +127,7 @@ enum GenerateCommand {
             case "-t", "--threads": request.threads = try number(Int.self)
             case "--json": request.isJSON = true
             case "--quiet": request.isQuiet = true
+            case "--trust-remote-code": request.trustsCode = true
             default:
                 guard !argument.hasPrefix("-"), request.model == nil else {
                     throw UsageError(reason: "unknown argument \(argument); see --help")
@@ -162,7 +154,7 @@ enum GenerateCommand {
         return text
     }
 
-    private static func generate(_ request: Request) async throws {
+    private static func generate(_ request: Request) async throws -> Int32 {
         guard let path = request.model else {
             throw UsageError(reason: "which model? give a folder or a GGUF file; see --help")
         }
@@ -170,7 +162,8 @@ enum GenerateCommand {
             throw UsageError(reason: "--system-prompt is part of the chat template; --raw has none")
         }
         let prompt = try readPrompt(request.prompt)
-        let model = try LanguageModel(path, threads: request.threads)
+        let files = try Model(path, trustRemoteCode: request.trustsCode)
+        let model = try LanguageModel(files, threads: request.threads)
         let tokens: [Int]
         if request.isRaw || !model.hasChatTemplate {
             if !request.isRaw {
@@ -196,58 +189,66 @@ enum GenerateCommand {
                 request
             )
         }
-        try await answer(request, model, tokens)
+        return try await answer(request, model, tokens)
     }
 
     private static func remark(_ text: String, _ request: Request) {
         if !request.isQuiet { note("note: \(text)") }
     }
 
+    /// What a generation has come to.
+    private struct Answer: Sendable {
+        var ids: [Int] = []
+        var text = ""
+        var finish: GeneratedToken.Reason?
+        var firstAt: ContinuousClock.Instant?
+    }
+
     private static func answer(
         _ request: Request,
         _ model: LanguageModel,
         _ tokens: [Int]
-    ) async throws {
+    ) async throws -> Int32 {
         let clock = ContinuousClock()
         let start = clock.now
-        var first: ContinuousClock.Instant?
-        var ids: [Int] = []
-        var text = ""
-        var finish = "interrupted"
-        for try await token in GenerationSession(model).generate(
-            tokens: tokens,
-            options: request.options
-        ) {
-            if first == nil { first = clock.now }
-            ids.append(token.id)
-            text += token.text
-            finish = token.finish?.rawValue ?? finish
-            if !request.isJSON {
-                emit(token.text)
+        let work = Task {
+            var answer = Answer()
+            let session = GenerationSession(model)
+            for try await token in session.generate(tokens: tokens, options: request.options) {
+                answer.firstAt = answer.firstAt ?? clock.now
+                answer.ids.append(token.id)
+                answer.text += token.text
+                answer.finish = token.finish
+                if !request.isJSON { try emit(token.text) }
             }
+            return answer
         }
+        let interrupts = Interrupts { work.cancel() }
+        let answer = try await work.value
+        interrupts.end()
         let end = clock.now
-        let prefill = ((first ?? end) - start) / .seconds(1)
-        let decode = (end - (first ?? end)) / .seconds(1)
-        let speed = decode > 0 ? Double(ids.count - 1) / decode : 0
+        let prefill = ((answer.firstAt ?? end) - start) / .seconds(1)
+        let decode = (end - (answer.firstAt ?? end)) / .seconds(1)
+        let speed = decode > 0 ? Double(answer.ids.count - 1) / decode : 0
+        let finish = answer.finish?.rawValue ?? "interrupted"
         if request.isJSON {
             print(
                 """
-                {"text": \(JSON.string(text)), "tokens": \(ids), "prompt_tokens": \(tokens.count), \
-                "finish_reason": "\(finish)", "first_token_seconds": \(prefill), \
-                "decode_seconds": \(decode), "tokens_per_second": \(speed)}
+                {"text": \(JSON.string(answer.text)), "tokens": \(answer.ids), \
+                "prompt_tokens": \(tokens.count), "finish_reason": "\(finish)", \
+                "first_token_seconds": \(prefill), "decode_seconds": \(decode), \
+                "tokens_per_second": \(speed)}
                 """
             )
         } else {
-            emit("\n")
+            try emit("\n")
         }
         if !request.isQuiet {
-            let seconds = (prefill * 1000).rounded() / 1000
-            let rounded = (speed * 10).rounded() / 10
             note(
-                "\(tokens.count) prompt tokens in \(seconds) s, \(ids.count) tokens"
-                    + " at \(rounded) a second"
+                "\(tokens.count) prompt tokens in \(decimal(prefill, 3)) s,"
+                    + " \(answer.ids.count) tokens at \(decimal(speed, 1)) a second"
             )
         }
+        return answer.finish == nil ? 130 : 0
     }
 }

@@ -4,12 +4,16 @@ extension Command {
     /// `inspect`: what a model on disk is.
     static let inspect = Command(
         name: "inspect",
-        arguments: "MODEL [--tensors] [--trust-remote-code]",
-        summary: "Show what a model is; nothing of it is loaded."
+        summary: "what it is, from its headers",
+        description: """
+            Shows a model's settings, formats and sizes, and of a GGUF file its metadata. No weight is
+            read. MODEL is a folder, a GGUF file (of a split model, any part) or a safetensors file.
+            """,
+        switches: [.tensors, .trustRemoteCode]
     ) { (arguments) throws(FormatError) in
         let model = try Model(
             arguments.path,
-            trustRemoteCode: arguments.has("--trust-remote-code")
+            trustRemoteCode: arguments.has(.trustRemoteCode)
         )
         printPairs(overview(of: model))
         printFormats(model.weights)
@@ -21,12 +25,19 @@ extension Command {
             notes = problems(of: gguf)
         case .safetensors: break
         }
-        if arguments.has("--tensors") {
+        if arguments.has(.tensors) {
             printTensors(model.weights)
         }
         printList("Notes", notes)
         return 0
     }
+}
+
+extension Command.Switch {
+    fileprivate static let tensors = Command.Switch(
+        name: "--tensors",
+        meaning: "list every tensor: name, shape, format, size"
+    )
 }
 
 /// Names and values at the top.

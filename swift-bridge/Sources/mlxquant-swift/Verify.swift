@@ -4,12 +4,16 @@ extension Command {
     /// `verify`: whether a model's files are what mlxquant wrote.
     static let verify = Command(
         name: "verify",
-        arguments: "MODEL [--trust-remote-code]",
-        summary: "Read every file and compare its SHA-256 with the manifest; 1 where one differs."
+        summary: "whether its files are what mlxquant wrote",
+        description: """
+            Reads every file of a folder and compares its size and SHA-256 with mlxquant.json. Prints
+            what differs; the exit status is 1 where anything does.
+            """,
+        switches: [.trustRemoteCode]
     ) { (arguments) throws(FormatError) in
         let model = try Model(
             arguments.path,
-            trustRemoteCode: arguments.has("--trust-remote-code")
+            trustRemoteCode: arguments.has(.trustRemoteCode)
         )
         var (files, bytes) = (0, 0)
         let problems = try model.verify { _, size in

@@ -1,17 +1,29 @@
 import MLXQuantFormats
 
+private let help = """
+    usage: mlxquant-swift COMMAND MODEL [options]
+
+    For models that mlxquant wrote: folders, GGUF files, safetensors files.
+
+      inspect MODEL    \(Command.inspect.summary)
+      verify MODEL     \(Command.verify.summary)
+      generate MODEL   \(GenerateCommand.summary)
+
+    mlxquant-swift COMMAND --help lists a command's options. The exit status is 0 where all went well,
+    1 where the work failed or verify found a difference, 2 where the model or the command line was
+    wrong, and 130 after Ctrl-C.
+    """
+
 /// The exit status: 0 done; 1 the work failed, or found what should not be; 2 the input or the command
 /// line was wrong.
-func run(_ words: [String]) -> Int32 {
-    guard let name = words.first, !["-h", "--help", "help"].contains(name) else {
-        print("usage: mlxquant-swift COMMAND MODEL\n")
-        printTable(
-            ["command", ""],
-            Command.all.map { ["\($0.name) \($0.arguments)", $0.summary] }
-                + [["generate MODEL [options]", GenerateCommand.summary]],
-            right: []
-        )
-        return words.isEmpty ? 2 : 0
+private func run(_ words: [String]) -> Int32 {
+    guard let name = words.first else {
+        note("error: no command is given; mlxquant-swift --help lists them")
+        return 2
+    }
+    if ["-h", "--help", "help"].contains(name) {
+        print(help)
+        return 0
     }
     guard let command = Command.all.first(where: { $0.name == name }) else {
         let names = (Command.all.map(\.name) + ["generate"]).joined(separator: ", ")
@@ -20,7 +32,7 @@ func run(_ words: [String]) -> Int32 {
     }
     let rest = Array(words.dropFirst())
     if rest.contains("--help") || rest.contains("-h") {
-        print("usage: mlxquant-swift \(command.name) \(command.arguments)\n\n\(command.summary)")
+        command.printHelp()
         return 0
     }
     do throws(FormatError) {

@@ -45,7 +45,7 @@ public enum ElementType: String, Sendable, Hashable, CaseIterable {
     /// Unsigned 64-bit integers.
     case u64 = "U64"
 
-    /// Bits of one element.
+    /// How many bits one element takes.
     public var bits: Int {
         switch self {
         case .f4: 4

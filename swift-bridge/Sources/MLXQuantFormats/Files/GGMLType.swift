@@ -79,12 +79,12 @@ public enum GGMLType: UInt32, Sendable, Hashable, CaseIterable {
         "\(self)".uppercased()
     }
 
-    /// Weights of a block; 1 for plain numbers.
+    /// How many weights a block has; 1 for plain numbers.
     public var blockSize: Int {
         layout.weights
     }
 
-    /// Bytes of a block.
+    /// How many bytes a block takes.
     public var blockBytes: Int {
         layout.bytes
     }

@@ -13,17 +13,17 @@
 /// Versions 2 and 3, little-endian. Format:
 /// <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 public struct GGUFFile: Sendable {
-    /// The file.
+    /// The mapped file.
     public let file: MappedFile
-    /// 2 or 3.
+    /// The format's version: 2 or 3.
     public let version: Int
-    /// Of the tensors, in bytes.
+    /// Every tensor begins at a multiple of so many bytes behind ``dataStart``.
     public let alignment: Int
     /// The keys of the metadata, in the file's order.
     public let keys: [String]
-    /// The metadata by key.
+    /// The metadata's values by key.
     public let metadata: [String: GGUFValue]
-    /// In the order of their bytes.
+    /// The tensors, in the order of their bytes.
     public let tensors: [GGUFTensor]
     /// The first tensor's first byte; where there is none, the header's end.
     public let dataStart: Int
@@ -76,13 +76,13 @@ public struct GGUFFile: Sendable {
 
 /// One tensor of a GGUF file.
 public struct GGUFTensor: Sendable {
-    /// In the file, such as `blk.0.attn_q.weight`.
+    /// The name in the file, such as `blk.0.attn_q.weight`.
     public let name: String
     /// How its weights are stored.
     public let type: GGMLType
-    /// In weights, rows last: the file's dimensions, reversed.
+    /// The dimensions in weights, rows last: the file's, reversed.
     public let shape: [Int]
-    /// Its bytes.
+    /// The tensor's bytes in the file.
     public let region: FileRegion
 }
 

@@ -6,9 +6,9 @@
 ///     split.count           parts in all
 ///     split.tensors.count   tensors in all
 public struct GGUFModel: Sendable {
-    /// In order; one where the model is not split.
+    /// The model's files in order; one where it is not split.
     public let parts: [GGUFFile]
-    /// Of all parts, in order.
+    /// The tensors of all parts, in order.
     public let tensors: [GGUFTensor]
     private let places: [String: Int]
 

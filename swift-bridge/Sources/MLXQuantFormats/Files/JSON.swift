@@ -1,6 +1,6 @@
 /// A JSON value.
 public enum JSON: Sendable, Hashable {
-    /// `null`.
+    /// `null`: nothing is said.
     case null
     /// `true` or `false`.
     case bool(Bool)
@@ -10,7 +10,7 @@ public enum JSON: Sendable, Hashable {
     case string(String)
     /// A list.
     case array([JSON])
-    /// An object.
+    /// Names and their values.
     case object(JSONObject)
 }
 
@@ -45,9 +45,9 @@ public struct JSONObject: Sendable, Hashable {
 
     /// A name and its value.
     public struct Member: Sendable, Hashable {
-        /// The name.
+        /// What the member is called.
         public let name: String
-        /// The value.
+        /// What stands behind the name.
         public let value: JSON
     }
 

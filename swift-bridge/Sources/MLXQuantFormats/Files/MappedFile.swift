@@ -3,9 +3,9 @@
 /// A mapped file must not be changed or cut short while it is in use. Where another program truncates
 /// it, reading the lost pages ends the process (SIGBUS), as with any mapped file.
 public final class MappedFile: Sendable {
-    /// As it was opened.
+    /// The path, as the file was opened.
     public let path: String
-    /// In bytes.
+    /// The file's size in bytes.
     public let size: Int
 
     // Immutable for as long as the object lives, and so safe to share.
@@ -92,9 +92,9 @@ public final class MappedFile: Sendable {
 
 /// A range of a file's bytes.
 public struct FileRegion: Sendable {
-    /// The file.
+    /// The file that these bytes are of.
     public let file: MappedFile
-    /// Which of its bytes; always within the file.
+    /// Which of the file's bytes; always within it.
     public let range: Range<Int>
 
     /// A region that lies within its file.
@@ -104,7 +104,7 @@ public struct FileRegion: Sendable {
         self.range = range
     }
 
-    /// In bytes.
+    /// How many bytes there are.
     public var count: Int {
         range.count
     }

@@ -1,5 +1,9 @@
 // The few calls of the operating system, so that no other file needs to know which one it is.
 
+#if _pointerBitWidth(_32)
+    #error("mlxquant maps files of many gigabytes, which takes a 64-bit system")
+#endif
+
 #if canImport(Glibc)
     import Glibc
 #elseif canImport(Musl)

@@ -5,7 +5,7 @@
 /// SHA-256 of bytes that come piece by piece.
 ///
 /// CryptoKit's on Apple's systems; elsewhere the algorithm of FIPS 180-4.
-public struct SHA256Digest: Sendable {
+package struct SHA256Digest {
     #if canImport(CryptoKit)
         private var state = SHA256()
     #else
@@ -13,12 +13,12 @@ public struct SHA256Digest: Sendable {
     #endif
 
     /// The digest of nothing yet.
-    public init() {}
+    package init() {}
 
     /// Takes the next bytes.
     ///
     /// - Parameter bytes: of any number.
-    public mutating func update(_ bytes: UnsafeRawBufferPointer) {
+    package mutating func update(_ bytes: UnsafeRawBufferPointer) {
         #if canImport(CryptoKit)
             state.update(bufferPointer: bytes)
         #else
@@ -27,7 +27,7 @@ public struct SHA256Digest: Sendable {
     }
 
     /// 64 lower-case hexadecimal digits for all bytes so far.
-    public func hexadecimal() -> String {
+    package func hexadecimal() -> String {
         var copy = state
         #if canImport(CryptoKit)
             return copy.finalize().map { hex(UInt32($0), digits: 2) }.joined()
@@ -41,7 +41,7 @@ public struct SHA256Digest: Sendable {
     /// - Parameter path: of the file.
     /// - Returns: 64 lower-case hexadecimal digits.
     /// - Throws: ``FormatError`` if it cannot be read.
-    public static func of(file path: String) throws(FormatError) -> String {
+    package static func of(file path: String) throws(FormatError) -> String {
         var digest = SHA256Digest()
         try readPieces(of: path) { digest.update($0) }
         return digest.hexadecimal()
@@ -49,7 +49,7 @@ public struct SHA256Digest: Sendable {
 }
 
 /// FIPS 180-4, section 6.2; also compiled where CryptoKit is used, for its tests.
-struct PlainSHA256: Sendable {
+struct PlainSHA256 {
     private var hash = SIMD8<UInt32>(
         0x6A09_E667,
         0xBB67_AE85,

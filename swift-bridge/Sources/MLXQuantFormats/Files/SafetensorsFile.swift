@@ -8,13 +8,13 @@
 ///
 /// Format: <https://github.com/huggingface/safetensors#format>
 public struct SafetensorsFile: Sendable {
-    /// The file.
+    /// The mapped file.
     public let file: MappedFile
     /// The first tensor's first byte.
     public let dataStart: Int
     /// What the header's `__metadata__` says.
     public let metadata: [String: String]
-    /// In the order of their bytes.
+    /// The tensors, in the order of their bytes.
     public let tensors: [StoredTensor]
     private let places: [String: Int]
 
@@ -85,16 +85,16 @@ public struct SafetensorsFile: Sendable {
 
 /// One array of a file.
 public struct StoredTensor: Sendable {
-    /// In the file.
+    /// The name in the file.
     public let name: String
-    /// Of its elements.
+    /// The type of its elements.
     public let type: ElementType
-    /// Rows last.
+    /// The dimensions in elements, rows last.
     public let shape: [Int]
-    /// Its bytes.
+    /// The array's bytes in the file.
     public let region: FileRegion
 
-    /// The product of the shape.
+    /// How many elements there are: the product of the shape.
     public var elements: Int {
         region.count * 8 / type.bits
     }

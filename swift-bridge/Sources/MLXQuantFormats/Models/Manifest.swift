@@ -2,20 +2,20 @@
 public struct Manifest: Sendable {
     /// A file of the folder.
     public struct File: Sendable {
-        /// Relative to the folder.
+        /// The file's name, relative to the folder.
         public let name: String
-        /// In bytes; nil where the manifest does not say.
+        /// The file's size in bytes; nil where the manifest does not say.
         public let bytes: Int?
-        /// 64 lower-case hexadecimal digits; nil where the manifest does not say.
+        /// The file's SHA-256, 64 lower-case hexadecimal digits; nil where the manifest does not say.
         public let sha256: String?
     }
 
-    /// The file's name in the folder.
+    /// The manifest's own name in the folder.
     public static let fileName = "mlxquant.json"
 
-    /// All that it holds.
+    /// All that the manifest holds: source, request, plan, versions, files.
     public let content: JSONObject
-    /// In the order of the manifest, without itself.
+    /// The files that it lists, in its order, without itself.
     public let files: [File]
 
     /// The mlxquant that made the model.
@@ -23,7 +23,7 @@ public struct Manifest: Sendable {
         content["versions"]?["mlxquant"]?.string
     }
 
-    /// What it was made from.
+    /// The name of the model that this one was made from.
     public var source: String? {
         content["source"]?["name"]?.string
     }

@@ -10,7 +10,7 @@ public struct Model: Sendable {
         case safetensors(SafetensorsFile)
     }
 
-    /// As it was opened.
+    /// The path, as the model was opened.
     public let path: String
     /// The folder or file, with its settings or metadata.
     public let container: Container

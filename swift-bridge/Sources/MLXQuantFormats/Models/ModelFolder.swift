@@ -11,15 +11,15 @@
 /// Opening reads the settings and the headers, never a weight. Names and links stay inside the folder,
 /// pickles are never opened, code is never run.
 public struct ModelFolder: Sendable {
-    /// As it was opened.
+    /// The path, as the folder was opened, without a slash at its end.
     public let path: String
-    /// config.json.
+    /// What config.json holds: the model's settings.
     public let config: JSONObject
-    /// generation_config.json, where there is one.
+    /// What generation_config.json holds, where there is one.
     public let generationConfig: JSONObject?
-    /// tokenizer_config.json, where there is one.
+    /// What tokenizer_config.json holds, where there is one.
     public let tokenizerConfig: JSONObject?
-    /// special_tokens_map.json, where there is one.
+    /// What special_tokens_map.json holds, where there is one.
     public let specialTokensMap: JSONObject?
     /// What config.json says of MLX's packed weights; nil where there are none.
     public let quantization: Quantization?

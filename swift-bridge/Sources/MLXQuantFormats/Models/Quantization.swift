@@ -21,11 +21,11 @@ public struct QuantizationScheme: Sendable, Hashable {
         case nvfp4
     }
 
-    /// Weights that share a scale.
+    /// How many consecutive weights of a row share a scale.
     public let groupSize: Int
-    /// Width of a code.
+    /// The width of a code in bits.
     public let bits: Int
-    /// The family.
+    /// The family of formats.
     public let mode: Mode
 
     /// What the format is called: `affine4-g64`, `mxfp4`, ….
@@ -78,7 +78,7 @@ extension QuantizationScheme.Mode {
 public struct Quantization: Sendable {
     /// What an entry says of a layer.
     public enum Entry: Sendable, Hashable {
-        /// Packed in this way.
+        /// An object: packed in this way.
         case packed(QuantizationScheme)
         /// `true`: packed as the top level says.
         case standard

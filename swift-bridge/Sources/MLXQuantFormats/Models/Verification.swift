@@ -1,6 +1,6 @@
 /// What verifying a model found wrong.
 public struct Problem: Sendable, Hashable {
-    /// The kinds of problems.
+    /// What kinds of problems there are.
     public enum Kind: String, Sendable, Hashable {
         /// A file's SHA-256 is not what the manifest says.
         case hash
@@ -14,7 +14,7 @@ public struct Problem: Sendable, Hashable {
         case unreadable
     }
 
-    /// What kind.
+    /// What kind of problem this is.
     public let kind: Kind
     /// The file's name, relative to the folder.
     public let file: String
@@ -23,7 +23,7 @@ public struct Problem: Sendable, Hashable {
 }
 
 extension Problem: CustomStringConvertible {
-    /// On one line.
+    /// `file: message`, on one line, control characters escaped.
     public var description: String {
         oneLine("\(file): \(message)")
     }

@@ -3,11 +3,11 @@
 /// A weight of several dimensions is rows, the last dimension, one after the other; all but the last
 /// dimension are folded into the number of rows. One of one dimension is a single row.
 public struct Weight: Sendable {
-    /// As the model has it, such as `model.layers.0.mlp.up_proj.weight` or `blk.0.ffn_up.weight`.
+    /// The name that the model has for it, such as `model.layers.0.mlp.up_proj.weight` or `blk.0.ffn_up.weight`.
     public let name: String
-    /// In weights, rows last.
+    /// The dimensions in weights, rows last.
     public let shape: [Int]
-    /// How it is stored.
+    /// How the weights are stored.
     public let format: WeightFormat
     /// The bytes of each of the format's parts, in the order of ``WeightFormat/parts``; rows one
     /// after the other.
@@ -15,7 +15,7 @@ public struct Weight: Sendable {
 
     /// How many rows there are.
     public let rows: Int
-    /// Weights of a row.
+    /// How many weights a row has.
     public let columns: Int
 
     /// A weight whose parts hold what its shape calls for.
@@ -37,7 +37,7 @@ public struct Weight: Sendable {
         )
     }
 
-    /// Bytes in the files.
+    /// How many bytes the weight takes in its files.
     public var bytes: Int {
         parts.reduce(0) { $0 + $1.count }
     }

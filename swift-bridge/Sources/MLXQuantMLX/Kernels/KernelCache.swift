@@ -4,6 +4,8 @@
     import MLXQuantFormats
 
     /// MLX's objects for kernels, made once each; a call compiles one where it is new to MLX.
+    ///
+    /// Shared by all threads: the one thing in it that changes is guarded by its lock.
     final class KernelCache: @unchecked Sendable {
         private struct Key: Hashable {
             let kernel: Kernel
@@ -17,7 +19,7 @@
 
         /// The kernel of a launch.
         ///
-        /// - Throws: ``FormatError`` if the format has none.
+        /// - Throws: `FormatError` if the format has none.
         func kernel(of launch: Launch) throws(FormatError) -> MLXFast.MLXFastKernel {
             guard KernelSource.formats.contains(launch.format) else {
                 throw FormatError(

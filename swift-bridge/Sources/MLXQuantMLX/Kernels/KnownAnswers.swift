@@ -12,7 +12,7 @@
         /// come. A GPU may take a subnormal number for zero.
         ///
         /// - Parameter trials: of the kernels; those that are the same are tried once.
-        /// - Throws: ``FormatError`` if there is no GPU, or a kernel does not compile or gives another
+        /// - Throws: `FormatError` if there is no GPU, or a kernel does not compile or gives another
         ///   number; it says what to do instead.
         static func check(_ trials: [Trial]) throws(FormatError) {
             guard trials.isEmpty || Device.defaultDevice().deviceType == .gpu else {

@@ -16,7 +16,7 @@ struct KnownBlocks {
 
     /// Random blocks that ``MLXQuantFormats`` decodes to weights of middling size.
     ///
-    /// - Throws: ``FormatError`` if the format cannot be decoded.
+    /// - Throws: `FormatError` if the format cannot be decoded.
     init(_ format: WeightFormat) throws(FormatError) {
         self.format = format
         var random = SplitMix(state: 7)

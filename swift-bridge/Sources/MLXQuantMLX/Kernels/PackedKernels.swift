@@ -14,7 +14,7 @@
         ///   - wire: uint8 [n, bytes], rows of k weights.
         ///   - format: of the weights.
         /// - Returns: [m, n] of x's type; sums are float32.
-        /// - Throws: ``FormatError`` for shapes that do not fit, another type or no kernel.
+        /// - Throws: `FormatError` for shapes that do not fit, another type or no kernel.
         static func product(
             _ x: MLXArray,
             _ wire: MLXArray,
@@ -34,7 +34,7 @@
         ///   - format: of the weights.
         ///   - inOrder: whether ids ascend; if not, they are brought in order where that pays.
         /// - Returns: [p, n] of x's type; sums are float32.
-        /// - Throws: ``FormatError`` as of ``product(_:_:_:)``.
+        /// - Throws: `FormatError` as of ``product(_:_:_:)``.
         static func gather(
             _ x: MLXArray,
             _ ids: MLXArray,
@@ -70,7 +70,7 @@
 
         /// The project's name of an array's type.
         ///
-        /// - Throws: ``FormatError`` if kernels compute in no such type.
+        /// - Throws: `FormatError` if kernels compute in no such type.
         static func floatType(of array: MLXArray) throws(FormatError) -> FloatType {
             guard let found = FloatType.allCases.first(where: { $0.dtype == array.dtype }) else {
                 throw FormatError(

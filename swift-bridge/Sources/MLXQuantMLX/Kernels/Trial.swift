@@ -50,7 +50,7 @@ extension Trial {
     ///   - type: of x.
     ///   - looksUp: whether rows are looked up too, as an embedding's are.
     /// - Returns: the trials; of some the kernel is the same.
-    /// - Throws: ``FormatError`` if the bytes are no whole blocks.
+    /// - Throws: `FormatError` if the bytes are no whole blocks.
     static func all(
         _ format: WeightFormat,
         wire: [Int],

@@ -20,7 +20,7 @@
         ///   - weight: uint8 [vectors, bytes], whole blocks.
         ///   - format: of the blocks; it has a kernel.
         ///   - dtype: of the vectors: float16, bfloat16 or float32.
-        /// - Throws: ``FormatError`` if the format has no kernel, the shape or `dtype` is another.
+        /// - Throws: `FormatError` if the format has no kernel, the shape or `dtype` is another.
         public init(
             weight: MLXArray,
             format: WeightFormat,
@@ -58,6 +58,8 @@
         }
 
         /// As of mlx-swift's quantized layers: blocks stay frozen.
+        ///
+        /// - Throws: mlx-swift's error where `strict` is asked for and a key is none of the layer's.
         open override func unfreeze(
             recursive: Bool = true,
             keys: [String]? = nil,

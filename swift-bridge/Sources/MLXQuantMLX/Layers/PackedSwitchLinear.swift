@@ -49,7 +49,7 @@
         ///   - weight: uint8 [experts, rows, bytes], whole blocks.
         ///   - format: of the blocks; it has a kernel.
         ///   - bias: [experts, rows], or nil.
-        /// - Throws: ``FormatError`` if the format has no kernel, or a shape is another.
+        /// - Throws: `FormatError` if the format has no kernel, or a shape is another.
         public init(
             weight: MLXArray,
             format: WeightFormat,
@@ -117,6 +117,8 @@
         }
 
         /// As of mlx-swift's quantized layers: blocks stay frozen.
+        ///
+        /// - Throws: mlx-swift's error where `strict` is asked for and a key is none of the layer's.
         open override func unfreeze(
             recursive: Bool = true,
             keys: [String]? = nil,

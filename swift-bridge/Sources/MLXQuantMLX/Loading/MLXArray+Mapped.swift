@@ -15,7 +15,7 @@
         ///   - shape: of the array.
         ///   - type: of its elements.
         /// - Returns: the array.
-        /// - Throws: ``FormatError`` if MLX has no such type, the region holds another number of
+        /// - Throws: `FormatError` if MLX has no such type, the region holds another number of
         ///   elements, or a dimension is beyond 2³¹ - 1, MLX's limit.
         public static func mapped(
             _ region: FileRegion,

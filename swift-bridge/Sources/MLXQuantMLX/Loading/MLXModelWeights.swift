@@ -36,7 +36,7 @@
         /// Takes the arrays of a folder; nothing is read.
         ///
         /// - Parameter folder: an MLX folder, or Hugging Face's.
-        /// - Throws: ``FormatError`` if MLX has no type for an array, mlx-swift does not have a width, or
+        /// - Throws: `FormatError` if MLX has no type for an array, mlx-swift does not have a width, or
         ///   blocks are of a format without a kernel.
         public init(_ folder: ModelFolder) throws(FormatError) {
             var arrays: [String: MLXArray] = [:]
@@ -107,7 +107,7 @@
         ///   - experts: what stands for a layer of experts: given its path, the model's own layer and
         ///     the packed one, which is taken as it is unless something else is returned. A parameter
         ///     `weight` (and `bias`) of the packed one's shape is expected of it.
-        /// - Throws: ``FormatError`` if a kernel fails its check, or no layer can take packed weights;
+        /// - Throws: `FormatError` if a kernel fails its check, or no layer can take packed weights;
         ///   mlx-swift's errors if names or shapes do not fit, or something cannot be computed.
         public func load(
             into model: Module,

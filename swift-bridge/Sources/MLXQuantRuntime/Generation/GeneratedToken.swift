@@ -8,7 +8,7 @@ public struct GeneratedToken: Sendable, Hashable {
         case length
     }
 
-    /// The token.
+    /// The token's id.
     public let id: Int
     /// The text that is complete with it; empty where a character has only begun, and for the token
     /// that ends the text.
@@ -60,6 +60,6 @@ public struct TokenStream: AsyncSequence, Sendable {
         }
     }
 
-    /// Begins a generation.
+    /// Begins a generation; it computes nothing until its first token is asked for.
     public func makeAsyncIterator() -> Iterator { Iterator(self) }
 }

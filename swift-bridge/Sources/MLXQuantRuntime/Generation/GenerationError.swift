@@ -9,7 +9,7 @@ public enum GenerationError: Error, Sendable, Hashable, CustomStringConvertible 
     /// The model contradicts itself.
     case model(FormatError)
 
-    /// One line.
+    /// What is wrong, in one line.
     public var description: String {
         switch self {
         case .request(let reason): reason

@@ -21,7 +21,7 @@ public actor GenerationSession {
         case messages([ChatMessage])
     }
 
-    /// What computes.
+    /// The model that computes; sessions may share it.
     public nonisolated let model: LanguageModel
 
     private let cache: KeyValueCache

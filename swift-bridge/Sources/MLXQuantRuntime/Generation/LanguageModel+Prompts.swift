@@ -67,7 +67,7 @@ extension LanguageModel {
     ///   - tokens: ids, at least one.
     ///   - step: how many are computed in one pass.
     /// - Returns: `tokens.count · vocabularySize` scores.
-    /// - Throws: ``FormatError`` if an id is none that the model has.
+    /// - Throws: `FormatError` if an id is none that the model has.
     public func scores(
         afterEachOf tokens: [Int],
         step: Int = 256

@@ -8,7 +8,7 @@ import MLXQuantFormats
 ///
 /// A model is immutable, and several sessions may use it at once.
 public final class LanguageModel: Sendable {
-    /// Text to ids and back.
+    /// The model's tokenizer: text to ids and back.
     public let tokenizer: Tokenizer
     /// Ids that end a text, or a turn of a conversation: the union of what the model's files say.
     public let endIDs: Set<Int>
@@ -31,7 +31,7 @@ public final class LanguageModel: Sendable {
     /// - Parameters:
     ///   - path: of a model folder or a GGUF file.
     ///   - threads: how many threads compute; 0 for one a processor.
-    /// - Throws: ``FormatError`` if it cannot be opened, does not add up, or is of a family or in a
+    /// - Throws: `FormatError` if it cannot be opened, does not add up, or is of a family or in a
     ///   format that this runtime does not have.
     public convenience init(_ path: String, threads: Int = 0) throws(FormatError) {
         try self.init(Model(path), threads: threads)
@@ -42,7 +42,7 @@ public final class LanguageModel: Sendable {
     /// - Parameters:
     ///   - model: a folder or a GGUF file.
     ///   - threads: how many threads compute; 0 for one a processor.
-    /// - Throws: ``FormatError`` as the other initializer.
+    /// - Throws: `FormatError` as the other initializer.
     public init(_ model: Model, threads: Int = 0) throws(FormatError) {
         let prefix: String
         let names: TransformerLayer.Names
@@ -113,7 +113,7 @@ public final class LanguageModel: Sendable {
     ///   - cache: of the tokens before; afterwards it holds these too.
     ///   - all: whether scores are wanted after every token, and not after the last alone.
     /// - Returns: `vocabularySize` scores for each token that they are wanted of.
-    /// - Throws: ``FormatError`` if an id is none that the model has.
+    /// - Throws: `FormatError` if an id is none that the model has.
     func logits(
         after tokens: some Collection<Int>,
         _ cache: KeyValueCache,
@@ -249,6 +249,9 @@ public final class LanguageModel: Sendable {
 }
 
 /// Attention of some tokens over all up to them.
+///
+/// Threads share it while ``LanguageModel/attend`` waits for them: keys, values and queries are only read
+/// then, and each thread writes the part of `out` that belongs to its own heads.
 private struct Attention: @unchecked Sendable {
     private let config: ModelConfiguration
     private let window: Int?

@@ -56,6 +56,8 @@ struct PackedMatrix: Sendable {
         source.decode(index..<(index + 1), into: out)
     }
 
+    /// What threads share while `multiply` waits for them: `x` is only read, and each writes the places of
+    /// its own rows in `out`.
     private struct Shared: @unchecked Sendable {
         let x: UnsafePointer<Float>
         let prepared: [Float]

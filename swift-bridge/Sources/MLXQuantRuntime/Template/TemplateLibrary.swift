@@ -1,12 +1,16 @@
 /// The functions and tests that templates have.
 enum TemplateLibrary {
-    static let functions: TemplateDictionary = TemplateDictionary([
-        ("range", .function(TemplateFunction("range", range))),
-        ("namespace", .function(TemplateFunction("namespace", namespace))),
-        ("dict", .function(TemplateFunction("dict", dictionary))),
-        ("strftime_now", .function(TemplateFunction("strftime_now", now))),
-        ("raise_exception", .function(TemplateFunction("raise_exception", refuse))),
-    ])
+    /// The function of a name; nil where there is none.
+    static func function(_ name: String) -> TemplateValue? {
+        switch name {
+        case "range": .function(TemplateFunction(name, range))
+        case "namespace": .function(TemplateFunction(name, namespace))
+        case "dict": .function(TemplateFunction(name, dictionary))
+        case "strftime_now": .function(TemplateFunction(name, now))
+        case "raise_exception": .function(TemplateFunction(name, refuse))
+        default: nil
+        }
+    }
 
     private static func now(
         _ renderer: TemplateRenderer,

@@ -134,7 +134,7 @@ final class TemplateRenderer {
         for scope in scopes.reversed() {
             if let value = scope[name] { return value }
         }
-        return TemplateLibrary.functions[name] ?? .undefined(name)
+        return TemplateLibrary.function(name) ?? .undefined(name)
     }
 
     private func assign(_ value: TemplateValue, to target: TemplateTarget) throws(TemplateError) {

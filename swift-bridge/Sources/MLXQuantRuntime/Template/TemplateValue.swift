@@ -163,3 +163,11 @@ struct TemplateArguments {
         return named.last { $0.0 == name }?.1
     }
 }
+
+// A namespace changes while a template renders: values are for the task that renders. That is said, and
+// not left to be inferred: types that hold each other are a cycle to the compiler in some orders of files.
+@available(*, unavailable)
+extension TemplateValue: Sendable {}
+
+@available(*, unavailable)
+extension TemplateDictionary: Sendable {}

@@ -270,7 +270,7 @@ extension Tokenizer {
     /// Opens the tokenizer of a GGUF file.
     ///
     /// - Parameter gguf: an open file, or the parts of one.
-    /// - Throws: ``FormatError`` if it has no tokenizer, a broken one, or one of a kind that is not
+    /// - Throws: `FormatError` if it has no tokenizer, a broken one, or one of a kind that is not
     ///   supported.
     public init(gguf: GGUFModel) throws(FormatError) {
         let reader = try GGUFVocabulary(gguf)

@@ -12,7 +12,7 @@ extension Tokenizer {
     /// - Parameter folder: the path of a folder with `tokenizer.json`; `tokenizer_config.json`,
     ///   `special_tokens_map.json`, `chat_template.jinja` and `additional_chat_templates/` are read
     ///   where they are there.
-    /// - Throws: ``FormatError`` if a file is missing or broken, or holds a tokenizer of a kind that
+    /// - Throws: `FormatError` if a file is missing or broken, or holds a tokenizer of a kind that
     ///   is not supported.
     public init(folder: String) throws(FormatError) {
         let folder = try Folder(folder)

@@ -80,7 +80,7 @@ public struct Tokenizer: Sendable {
     ///   - parseSpecialTokens: whether special tokens that are written out in the text are those
     ///     tokens. Pass false for text of strangers.
     /// - Returns: the ids, in order.
-    /// - Throws: ``FormatError`` if an expression of the tokenizer takes more steps than a text of
+    /// - Throws: `FormatError` if an expression of the tokenizer takes more steps than a text of
     ///   this length may.
     public func encode(
         _ text: String,
