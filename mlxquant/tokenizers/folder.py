@@ -155,19 +155,12 @@ def _token(folder: TokenizerFolder, member: str, id_: Any, entry: Any) -> AddedT
 
 
 def _templates(folder: TokenizerFolder) -> dict[str, str]:
-    """The chat templates: a file goes before tokenizer_config.json."""
-    raw = folder.config.get("chat_template")
-    templates: dict[str, str] = {}
-    if isinstance(raw, str):
-        templates[""] = raw
-    elif isinstance(raw, list):
-        for entry in raw:
-            if isinstance(entry, dict) and isinstance(entry.get("template"), str):
-                name = str(entry.get("name", ""))
-                templates["" if name == "default" else name] = entry["template"]
+    """The chat templates: files if there are any, and else those of tokenizer_config.json; so reads
+    transformers' AutoTokenizer, which builds no mixture of both."""
     files = {"": folder.path / "chat_template.jinja"}
     for file in sorted((folder.path / "additional_chat_templates").glob("*.jinja")):
         files[file.stem] = file
+    templates: dict[str, str] = {}
     for name, file in files.items():
         if file.is_file():
             if file.stat().st_size > LONGEST_TEMPLATE:
@@ -176,4 +169,14 @@ def _templates(folder: TokenizerFolder) -> dict[str, str]:
                 templates[name] = file.read_bytes().decode()
             except UnicodeDecodeError as problem:
                 raise FileFormatError(file, "encoding", "not UTF-8", problem.start) from problem
+    if templates:
+        return templates
+    raw = folder.config.get("chat_template")
+    if isinstance(raw, str):
+        templates[""] = raw
+    elif isinstance(raw, list):
+        for entry in raw:
+            if isinstance(entry, dict) and isinstance(entry.get("template"), str):
+                name = str(entry.get("name", ""))
+                templates["" if name == "default" else name] = entry["template"]
     return templates

@@ -11,6 +11,7 @@ import vocabularies as made
 from hypothesis import given, settings
 from support import REPOSITORY
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from mlxquant.assets import BUNDLED_MODEL
 from mlxquant.errors import ModelError
@@ -341,6 +342,8 @@ def test_chat_templates_of_every_place(tmp_path):
     assert metadata["tokenizer.chat_template.tool_use"] == "b"
     assert metadata["tokenizer.chat_templates"] == ["tool_use"]
     (folder / "chat_template.jinja").write_text("c")
-    assert to_gguf(folder)["tokenizer.chat_template"] == "c"
+    # a file takes the place of all templates in tokenizer_config.json
+    assert AutoTokenizer.from_pretrained(folder).chat_template == "c"
+    assert [value for key, value in to_gguf(folder).items() if "chat_template" in key] == ["c"]
     files = from_gguf(metadata)
     assert files["additional_chat_templates/tool_use.jinja"] == "b"
