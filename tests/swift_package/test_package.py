@@ -68,12 +68,15 @@ def test_formats_and_their_files_are_the_same_as_here() -> None:
 
 
 def test_the_order_of_files_does_not_matter() -> None:
-    """Xcode has one of its own, and what compiles in SwiftPM's need not compile in another."""
+    """Xcode has one of its own, and what compiles in SwiftPM's need not compile in another.
+
+    SwiftPM names a package by its folder, and so must who is to see what is `package`."""
+    name = re.sub(r"\W", "_", REPOSITORY.name.lower())
     for module in ("MLXQuantFormats", "MLXQuantRuntime"):
         folder = REPOSITORY / "swift-bridge/Sources" / module
         files = sorted(folder.rglob("*.swift"), reverse=True)
         options = ["-parse-as-library", "-swift-version", "6", "-warnings-as-errors"]
-        options += ["-module-name", module, "-package-name", "mlxquant", "-I"]
+        options += ["-module-name", module, "-package-name", name, "-I"]
         command = [tool("swiftc"), "-typecheck", *options, modules(of=module), *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
