@@ -42,6 +42,7 @@ STEPS = {
     "gptq": "mlxquant/affine3-g64/gptq",
     "gptq, scales folded (--awq)": "mlxquant/affine3-g64/gptq+awq",
     "gptq, values rotated (--rotate heads)": "mlxquant/affine3-g64/gptq+rotate",
+    "gptq, all rotated, head untied (--rotate full)": "mlxquant/affine3-g64/gptq+rotate-full",
     "gptq, scales trained (--distill)": "mlxquant/affine3-g64/gptq+distill",
     "gptq, formats chosen (--target-size)": "mlxquant/chosen-mlx-lm-affine3-g64/gptq",
     "gptq, formats chosen, scales trained": "mlxquant/chosen-mlx-lm-affine3-g64/gptq+distill",

@@ -95,6 +95,7 @@ METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gptq": (("--calibrate", "bundled"), ("affine3-g64", "affine4-g64")),
     "gptq+awq": (("--calibrate", "bundled", "--awq"), ("affine3-g64",)),
     "gptq+rotate": (("--calibrate", "bundled", "--rotate", "heads"), ("affine3-g64",)),
+    "gptq+rotate-full": (("--calibrate", "bundled", "--rotate", "full"), ("affine3-g64",)),
     "gptq+distill": (("--calibrate", "bundled", "--distill"), ("affine3-g64",)),
 }
 
