@@ -211,7 +211,10 @@ enum GenerateCommand {
     ) async throws -> Int32 {
         let clock = ContinuousClock()
         let start = clock.now
+        // the first token must find Ctrl-C taken: the work waits behind a gate until it is
+        let (gate, entrance) = AsyncStream<Never>.makeStream()
         let work = Task {
+            for await _ in gate {}
             var answer = Answer()
             let session = GenerationSession(model)
             for try await token in session.generate(tokens: tokens, options: request.options) {
@@ -224,6 +227,7 @@ enum GenerateCommand {
             return answer
         }
         let interrupts = Interrupts { work.cancel() }
+        entrance.finish()
         let answer = try await work.value
         interrupts.end()
         let end = clock.now

@@ -12,7 +12,7 @@ import Dispatch
 struct Interrupts {
     private let source: any DispatchSourceSignal
 
-    /// Takes Ctrl-C from now on.
+    /// Takes Ctrl-C: every one that comes after this has returned reaches `body`.
     init(_ body: @escaping @Sendable () -> Void) {
         signal(SIGINT, SIG_IGN)
         source = DispatchSource.makeSignalSource(signal: SIGINT, queue: .global())
@@ -20,7 +20,11 @@ struct Interrupts {
             signal(SIGINT, SIG_DFL)
             body()
         }
+        // a source takes signals only once its queue has registered it
+        let registered = DispatchSemaphore(value: 0)
+        source.setRegistrationHandler { registered.signal() }
         source.resume()
+        registered.wait()
     }
 
     /// Leaves Ctrl-C to the system again.
