@@ -41,13 +41,16 @@ from mlxquant.formats.ggml_format import GgmlFormat
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
 
-#: kernel → what of its counts is held against a goal; simdgroups that share rows share lines, and
-#: matmul, which goes along all rows of a tile at once, has them from a larger cache
+#: kernel → what of its counts is held against a goal: a threadgroup's lines where simdgroups share
+#: rows, or take blocks that lie side by side
 HELD = {
+    "dequantize": ("read", "together"),
     "matvec": ("read", "whole"),
     "matvec_split": ("read", "together"),
     "matvec_rows": ("read", "whole"),
-    "matmul": ("read",),
+    "matmul": ("read", "whole"),
+    "gather_matvec": ("read", "whole"),
+    "gather_matmul": ("read", "whole"),
 }
 #: at most this is read of each byte, and at least this share comes in whole lines
 READ, WHOLE = 1.0, 0.9

@@ -56,8 +56,9 @@ def _kernels(records: Sequence[Record]) -> str:
     rows = []
     for kernel in dict.fromkeys(r["kernel"] for r in records):
         found = [r for r in records if r["kernel"] == kernel]
-        # simdgroups that share rows share lines
-        field = "together" if kernel.endswith("split") else "whole"
+        # simdgroups that share rows, or take neighbouring blocks, share lines
+        shared = kernel == "dequantize" or kernel.endswith("split")
+        field = "together" if shared else "whole"
         worst = min(found, key=lambda r: float(r[field]))
         did = [sum(r["operations"].values()) for r in found if r["operations"]]
         rows.append(

@@ -55,8 +55,8 @@ PART = 32
 DEVICE = 8
 #: rows of x that matvec_rows takes
 ROWS_AT_ONCE = 8
-#: threads of a threadgroup of dequantize, at most
-_THREADS = 256
+#: threads of a threadgroup of dequantize, at most, and bytes that it reads: its core's cache
+_THREADS, _CACHE = 256, 8192
 #: threads of a threadgroup of encoders, at most; each holds a whole block
 _ENCODING = 64
 #: rows of weights that a simdgroup of matvec has: more share x, fewer hold less in registers
@@ -70,6 +70,9 @@ _SIMDGROUPS, _SPLIT = 1024, 8
 _SEARCHING = 64
 #: rows of weights of a tile of matmul, and where there are few tiles
 WIDTH, NARROW = 64, 32
+#: formats that always have narrow ones: a part of a block lies on so many lines of the cache that
+#: with twice the rows they do not stay there until the block's next parts are read
+_ALWAYS_NARROW = ("Q5_K", "Q6_K", "IQ3_S", "IQ2_S")
 #: threads of its threadgroup
 _TILE_THREADS = 128
 #: threadgroups that fill a GPU of forty cores
@@ -265,7 +268,8 @@ def _tiled(
     height = min(height, 128 // size)
     down = -(-m // height)
     if width is None:
-        width = NARROW if down * -(-n // WIDTH) < _THREADGROUPS else WIDTH
+        few = down * -(-n // WIDTH) < _THREADGROUPS
+        width = NARROW if few or fmt.name in _ALWAYS_NARROW else WIDTH
     if size == 4 and height == 32:
         width = WIDTH
     grid = (_TILE_THREADS * -(-n // width), down, 1)
@@ -278,7 +282,10 @@ def _decoding(
 ) -> Launch:
     """The grid (parts, *grid), for `rows` of so many bytes."""
     parts = fmt.block_size // PART
-    threadgroup = (parts, max(1, min(_THREADS // parts, grid[0])), 1)
+    blocks = _THREADS // parts
+    if blocks * fmt.block_bytes > _CACHE:
+        blocks //= 2
+    threadgroup = (parts, max(1, min(blocks, grid[0])), 1)
     n, row_bytes = rows
     shape = (n, row_bytes // fmt.block_bytes * fmt.block_size)
     return Launch(kernel, fmt.name, (parts, *grid), threadgroup, shape, dtype)

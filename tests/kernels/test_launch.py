@@ -62,6 +62,26 @@ def test_narrow_tiles_where_there_are_few(m: int, n: int) -> None:
         assert few.grid[1:] == asked.grid[1:]
 
 
+@pytest.mark.parametrize("name", ["Q5_K", "Q6_K", "IQ3_S", "IQ2_S"])
+def test_narrow_tiles_where_blocks_lie_on_many_lines(name: str) -> None:
+    """However many tiles there are; of float, sixteen rows of x are the most that fit."""
+    fmt, many = ggml_format(name), wire(name, 14336, 4096)
+    for m, dtype, height in ((999, "F16", 64), (33, "BF16", 64), (16, "F32", 16)):
+        kernel = launch.matmul(fmt, (m, 4096), many, dtype).kernel.name
+        assert kernel == f"matmul_{height}x32"
+    assert launch.matmul(fmt, (999, 4096), many, "F32").kernel.name == "matmul_32x64"
+    experts = launch.gather_matmul(fmt, (999, 4096), (2, *many), "F16")
+    assert experts.kernel.name == "gather_matmul_64x32"
+
+
+def test_a_threadgroup_decodes_what_a_cache_holds() -> None:
+    for name, blocks in (("Q4_0", 256), ("Q8_0", 128), ("Q6_K", 32), ("Q1_0", 64)):
+        fmt = ggml_format(name)
+        started = launch.dequantize(fmt, wire(name, 4096, 4096), "F16")
+        assert started.threadgroup == (fmt.block_size // 32, blocks, 1)
+        assert blocks * fmt.block_bytes <= 8192
+
+
 def test_grids() -> None:
     """Threadgroups for all rows, whole ones, and the last one has something to do."""
     started = launch.matvec(Q4_K, (1, 256), wire("Q4_K", 13, 256), "F16")

@@ -56,8 +56,8 @@ extension Launch {
     static let least = 8
     /// Rows of x that matvec takes.
     static let rowsAtOnce = 8
-    /// Threads of a threadgroup of dequantize, at most.
-    private static let threads = 256
+    /// Threads of a threadgroup of dequantize, at most, and bytes that it reads: its core's cache.
+    private static let (threads, cache) = (256, 8192)
     /// Rows of weights that a simdgroup of matvec has: more share x, fewer hold less in registers.
     private static let heights = ["Q2_K": 2, "Q3_K": 2, "Q4_K": 2, "Q5_K": 2]
     /// The same where x has several rows.
@@ -66,6 +66,9 @@ extension Launch {
     private static let (simdgroups, mostSplit) = (1024, 8)
     /// Rows of weights of a tile of matmul, and where there are few tiles.
     private static let (wide, narrow) = (64, 32)
+    /// Formats that always have narrow ones: a part of a block lies on so many lines of the cache
+    /// that with twice the rows they do not stay there until the block's next parts are read.
+    private static let alwaysNarrow: Set = ["Q5_K", "Q6_K", "IQ3_S", "IQ2_S"]
     /// Both.
     static let widths = [wide, narrow]
     /// Threads of its threadgroup.
@@ -267,7 +270,9 @@ extension Launch {
         // of float, higher tiles do not fit in a threadgroup's 32 KiB, nor narrow ones of 32 rows
         let height = min(most, 128 / type.size)
         let down = ceiling(m, height)
-        var width = asked ?? (down * ceiling(n, wide) < threadgroups ? narrow : wide)
+        let isNarrow =
+            down * ceiling(n, wide) < threadgroups || alwaysNarrow.contains(format.name)
+        var width = asked ?? (isNarrow ? narrow : wide)
         if type.size == 4, height == 32 {
             width = wide
         }
@@ -286,7 +291,11 @@ extension Launch {
         _ type: FloatType
     ) throws(FormatError) -> Launch {
         let parts = format.blockSize / part
-        let threads = Extent(parts, max(1, min(threads / parts, grid.0)), 1)
+        var blocks = threads / parts
+        if blocks * format.blockBytes > cache {
+            blocks /= 2
+        }
+        let threads = Extent(parts, max(1, min(blocks, grid.0)), 1)
         let shape = [rows.count, rows.blocks * format.blockSize]
         let extent = Extent(parts, grid.0, grid.1)
         return try checked(Launch(kernel, format, extent, threads, shape, type))
