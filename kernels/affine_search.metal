@@ -38,7 +38,7 @@ inline float step_of(int type) {
 struct Line {
     Floats scale, bias, gain;
 
-    void take(Line other) {
+    void take(Line other) thread {
         const Mask better = other.gain > gain;
         scale = better ? other.scale : scale;
         bias = better ? other.bias : bias;
@@ -61,7 +61,7 @@ struct Group {
     Floats x[size], centred[size], steps[size];
     Floats v[weighted ? size : 1];
 
-    Floats counted(Floats value, int i) const {
+    Floats counted(Floats value, int i) const thread {
         return weighted ? value * v[weighted ? i : 0] : value;
     }
 };
@@ -72,7 +72,7 @@ struct Weights {
     using Value = Floats;
     const thread G& group;
 
-    Floats at(int i) const { return group.v[i]; }
+    Floats at(int i) const thread { return group.v[i]; }
 };
 
 template <typename G>
@@ -80,7 +80,7 @@ struct Weighed {
     using Value = Floats;
     const thread G& group;
 
-    Floats at(int i) const { return group.counted(group.x[i], i); }
+    Floats at(int i) const thread { return group.counted(group.x[i], i); }
 };
 
 // A power of two above `value`, the least: as int.bit_length has it.
@@ -103,7 +103,7 @@ struct Moments {
     const thread Floats* values;
     Floats offset, factor;
 
-    Value at(int i) const {
+    Value at(int i) const thread {
         const Floats q = clipped(whole((values[i] - offset) * factor), float(top));
         Value terms;
         terms.of[0] = q * group.centred[i];
@@ -124,7 +124,7 @@ struct Errors {
     const thread G& group;
     Floats scale, bias, inverse;
 
-    Floats at(int i) const {
+    Floats at(int i) const thread {
         const Floats q = clipped(whole((group.x[i] - bias) * inverse), float((1 << bits) - 1));
         const Floats off = group.x[i] - (q * scale + bias);
         return group.counted(off * off, i);
@@ -149,7 +149,7 @@ struct AffineSearch {
     void load(
         const device float* rows, const device float* importance, uint columns, ulong first,
         ulong count
-    ) {
+    ) thread {
         const device float* from[LANES];
         const device float* shares[LANES];
         for (int l = 0; l < LANES; ++l) {
@@ -164,7 +164,7 @@ struct AffineSearch {
     }
 
     // What mx.quantize takes, and the lanes' units.
-    void prepare() {
+    void prepare() thread {
         Floats high = group.x[0], low = group.x[0], nothing = group.x[0] * 0.0f;
         for (int i = 1; i < size; ++i) {
             high = larger(high, group.x[i]);
@@ -196,7 +196,7 @@ struct AffineSearch {
         spread();
     }
 
-    void plain(Floats high, Floats low) {
+    void plain(Floats high, Floats low) thread {
         Floats step = larger((high - low) / float(top), Floats(1e-7f));
         const Mask low_is_edge = magnitude(low) > magnitude(high);
         step = low_is_edge ? step : -step;
@@ -208,7 +208,7 @@ struct AffineSearch {
     }
 
     // The range as far as weights count, in steps, and the weights about their mean.
-    void spread() {
+    void spread() thread {
         start = end = reached(0);
         for (int i = 1; i < size; ++i) {
             const Floats value = reached(i);
@@ -223,14 +223,14 @@ struct AffineSearch {
         }
     }
 
-    Floats reached(int i) const {
+    Floats reached(int i) const thread {
         if (!weighted) {
             return group.x[i];
         }
         return group.v[weighted ? i : 0] > 0.0f ? group.x[i] : middle;
     }
 
-    void run() {
+    void run() thread {
         error = error_of(scale, bias);
         // a range that overflows is stored as infinity: anything finite is better
         error = error != error ? Floats(INFINITY) : error;
@@ -250,7 +250,7 @@ struct AffineSearch {
     }
 
     // The line of least error through codes; where it is none, its gain is not > 0.
-    Line line_of(const thread Floats* values, Floats offset, Floats factor) const {
+    Line line_of(const thread Floats* values, Floats offset, Floats factor) const thread {
         using M = Moments<G, bits>;
         const typename M::Value sums = sum_of<size>(M{group, values, offset, factor});
         const Floats product = sums.of[0];
@@ -264,12 +264,12 @@ struct AffineSearch {
         return {slope, middle - slope * mean, slope * product};
     }
 
-    Floats error_of(Floats scale, Floats bias) const {
+    Floats error_of(Floats scale, Floats bias) const thread {
         return sum_of<size>(Errors<G, bits>{group, scale, bias, inverse_of(scale)});
     }
 
     // Both neighbours of a line's scale in the file's type, each with its best bias.
-    void attempt(Line line) {
+    void attempt(Line line) thread {
         // the line's mean is the weights' own: that is what a bias has to restore
         const Floats mean = (middle - line.bias) / line.scale;
         const Floats near = as_stored(line.scale);
@@ -290,7 +290,7 @@ struct AffineSearch {
     }
 
     // Rounded to the file's type, finite, in the lanes' units.
-    Floats as_stored(Floats values) const {
+    Floats as_stored(Floats values) const thread {
         const float most = largest_of(type);
         Floats inside = values * up;
         inside = inside < -most ? Floats(-most) : inside;
@@ -301,7 +301,7 @@ struct AffineSearch {
     // Codes as mlxquant/formats/packing.py packs them; the bias of what is not finite is NaN.
     void store(
         device uint* codes, device float* scales, device float* biases, ulong first, ulong count
-    ) const {
+    ) const thread {
         const Floats inverse = inverse_of(scale);
         Words packed[words];
         UNROLL

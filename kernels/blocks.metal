@@ -118,17 +118,17 @@ struct Bytes {
     uint words[count / 4];
 
     // Bits `shift` to `shift + width - 1` of byte i.
-    int bits(int i, int shift, int width) const {
+    int bits(int i, int shift, int width) const thread {
         return int(words[i / 4] >> (8 * (i % 4) + shift) & ((1u << width) - 1));
     }
 
     // The same, less `zero`.
-    float number(int i, int shift, int width, int zero) const {
+    float number(int i, int shift, int width, int zero) const thread {
         return number_of(words[i / 4], 8 * (i % 4) + shift, width, zero);
     }
 
     // Of every byte bits `shift` to `shift + width - 1`, from bit `to` on; the others are clear.
-    Bytes moved(int shift, int width, int to) const {
+    Bytes moved(int shift, int width, int to) const thread {
         const uint mask = ((1u << width) - 1) * 0x01010101 << to;
         Bytes result;
         UNROLL
@@ -140,7 +140,7 @@ struct Bytes {
     }
 
     // What is above bit `shift` of a word, from bit 0 on.
-    Bytes down(int shift) const {
+    Bytes down(int shift) const thread {
         Bytes result;
         UNROLL
         for (int i = 0; i < count / 4; ++i) {
@@ -149,7 +149,7 @@ struct Bytes {
         return result;
     }
 
-    Bytes operator|(Bytes other) const {
+    Bytes operator|(Bytes other) const thread {
         UNROLL
         for (int i = 0; i < count / 4; ++i) {
             other.words[i] |= words[i];

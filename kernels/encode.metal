@@ -48,7 +48,7 @@ template <typename Format>
 struct Wire {
     Words words[(Format::bytes + 3) / 4];
 
-    void clear() {
+    void clear() thread {
         UNROLL
         for (int w = 0; w < (Format::bytes + 3) / 4; ++w) {
             words[w] = Words(0u);
@@ -56,12 +56,12 @@ struct Wire {
     }
 
     // Adds bits, the lowest of them the lowest of byte `at`; none beyond its word.
-    void put(int at, Words bits) {
+    void put(int at, Words bits) thread {
         words[at / 4] = words[at / 4] | bits << uint(8 * (at % 4));
     }
 
     // Writes what belongs to `count` blocks.
-    void store(device uchar* wire, ulong first, ulong count) const {
+    void store(device uchar* wire, ulong first, ulong count) const thread {
         store_lanes<Format::bytes, Format::align>(
             wire + first * Format::bytes, words, int(first + LANES < count ? LANES : count - first)
         );

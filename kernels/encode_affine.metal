@@ -23,14 +23,14 @@ struct LineSearch {
         using Value = Floats;
         const thread LineSearch& search;
 
-        Floats at(int i) const { return search.block.v[i]; }
+        Floats at(int i) const thread { return search.block.v[i]; }
     };
 
     struct Weighed {
         using Value = Floats;
         const thread LineSearch& search;
 
-        Floats at(int i) const { return search.block.x[i] * search.block.v[i]; }
+        Floats at(int i) const thread { return search.block.x[i] * search.block.v[i]; }
     };
 
     // Σ v·x·q, Σ v·q² and Σ v·q of the codes q nearest to (x - offset) · factor, x about its mean;
@@ -40,7 +40,7 @@ struct LineSearch {
         const thread LineSearch& search;
         Floats scale, offset, factor;
 
-        Value at(int i) const {
+        Value at(int i) const thread {
             const Floats x = search.block.x[i];
             const Floats q = clipped(whole((x - offset) * factor), float(top));
             const Floats off = x - (q * scale + offset);
@@ -53,7 +53,7 @@ struct LineSearch {
         }
     };
 
-    Line line_of(const thread Sums<4>& sums) const {
+    Line line_of(const thread Sums<4>& sums) const thread {
         const Floats mean = sums.of[2] / total;
         const Floats spread = sums.of[1] - mean * mean * total;
         // below, it is what float32 sums may be off
@@ -62,7 +62,7 @@ struct LineSearch {
         return {slope, middle - slope * mean, slope * sums.of[0]};
     }
 
-    void prepare() {
+    void prepare() thread {
         block.weigh(block.largest());
         total = sum_of<32>(Importance{*this});
         middle = sum_of<32>(Weighed{*this}) / total;
@@ -77,7 +77,7 @@ struct LineSearch {
     }
 
     // Gives up steps at the lower and the upper end of the range.
-    void attempt(Floats lower, Floats upper) {
+    void attempt(Floats lower, Floats upper) thread {
         const Floats factor = inverse_of(step * (float(top) - lower - upper)) * float(top);
         const Floats offset = start + step * lower;
         const Line line = line_of(sum_of<32>(Terms{*this, Floats(0.0f), offset, factor}));
@@ -90,7 +90,7 @@ struct LineSearch {
     }
 
     // From plain rounding's scale and offset, as they are stored.
-    void search(Floats scale, Floats low) {
+    void search(Floats scale, Floats low) thread {
         best = {scale, low, Floats(0.0f)};
         below = above = Floats(0.0f);
         for (int t = 0; t < 25; ++t) {
@@ -111,7 +111,7 @@ struct PlainErrors {
     const thread Affine<top>& plain;
     Floats scale, low;
 
-    Floats at(int i) const {
+    Floats at(int i) const thread {
         const Floats x = search.block.x[i];
         const Floats off = x - (plain.code(x) * scale + low);
         return off * off * search.block.v[i];

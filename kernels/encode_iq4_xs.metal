@@ -9,7 +9,7 @@
 struct Eight {
     Floats of[8];
 
-    Floats sum() const {
+    Floats sum() const thread {
         Eight copy = *this;
         return Fold<8, Floats>::sum(copy.of);
     }
@@ -22,7 +22,7 @@ struct SuperBlock {
     UnevenLevels levels;
 
     // Importance as it is given → the largest of each block 1, and what a search goes by.
-    void weigh() {
+    void weigh() thread {
         Floats largest = sub[0].v[0];
         for (int i = 1; i < 256; ++i) {
             largest = larger(sub[i / 32].v[weighted ? i % 32 : 0], largest);
@@ -33,7 +33,7 @@ struct SuperBlock {
     }
 
     // The error of each sub-block at d by its steps.
-    Eight error_of(Floats d, const thread Eight& steps) const {
+    Eight error_of(Floats d, const thread Eight& steps) const thread {
         Eight errors;
         for (int s = 0; s < 8; ++s) {
             const Floats scale = d * steps.of[s];
@@ -48,7 +48,7 @@ struct SuperBlock {
         const thread UnevenLevels& levels;
         Floats scale, per_step;
 
-        Floats at(int i) const {
+        Floats at(int i) const thread {
             const Floats off = block.x[i] - levels.nearest(block.x[i] * per_step) * scale;
             return block.counted(off * off, i);
         }
@@ -61,7 +61,7 @@ struct SuperBlock {
         const thread UnevenLevels& levels;
         Floats steps, per_step;
 
-        Value at(int i) const {
+        Value at(int i) const thread {
             const Floats q = levels.nearest(block.x[i] * per_step) * steps;
             Value terms;
             terms.of[0] = block.goal(i) * q;
@@ -91,7 +91,7 @@ struct SuperBlock {
     }
 
     // One float16 scale, and a whole number of steps of it for each sub-block.
-    Floats search(thread Eight& steps) const {
+    Floats search(thread Eight& steps) const thread {
         Eight found;
         Floats largest = Floats(0.0f);
         for (int s = 0; s < 8; ++s) {
@@ -127,7 +127,7 @@ struct SuperBlock {
     }
 
     // The d that fits best the codes chosen so far.
-    Floats fitted(Floats d, const thread Eight& steps) const {
+    Floats fitted(Floats d, const thread Eight& steps) const thread {
         Eight product, square;
         for (int s = 0; s < 8; ++s) {
             const Floats per_step = inverse_of(d * steps.of[s]);

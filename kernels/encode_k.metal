@@ -52,22 +52,22 @@ struct SuperBlocks {
     Floats total[subs], per_total[subs];
     Floats unit, per_unit;
 
-    Floats weigh(Floats value, int i) const {
+    Floats weigh(Floats value, int i) const thread {
         return weighted ? value * w[weighted ? i : 0] : value;
     }
 
     // The nearest float16 to a value in units, kept finite; and back.
-    Floats to_half(Floats value) const {
+    Floats to_half(Floats value) const thread {
         return limited(through_half(value * unit), -65504.0f, 65504.0f);
     }
 
-    Floats real(Floats h) const { return h * per_unit; }
+    Floats real(Floats h) const thread { return h * per_unit; }
 
     template <typename Format>
     void load(
         const device float* rows, const device float* importance, uint columns, ulong first,
         ulong count
-    ) {
+    ) thread {
         load_blocks<Format>(x, rows, first, count);
         if (weighted) {
             load_importance<Format>(w, importance, columns, first, count);
@@ -75,7 +75,7 @@ struct SuperBlocks {
         prepare();
     }
 
-    void prepare() {
+    void prepare() thread {
         Floats most = Floats(0.0f);
         for (int i = 0; i < 256; ++i) {
             most = larger(magnitude(x[i]), most);
@@ -96,7 +96,7 @@ struct SuperBlocks {
         }
     }
 
-    Floats sum_of_importance(int j) const {
+    Floats sum_of_importance(int j) const thread {
         Floats sum = Floats(0.0f);
         for (int i = 0; i < size; ++i) {
             sum = sum + w[weighted ? j * size + i : 0];
@@ -105,7 +105,7 @@ struct SuperBlocks {
     }
 
     // Bring the mean of the importance to 1.
-    void even_out() {
+    void even_out() thread {
         Floats most = Floats(0.0f);
         for (int i = 0; i < 256; ++i) {
             most = larger(w[weighted ? i : 0], most);
@@ -127,7 +127,7 @@ struct SuperBlocks {
     }
 
     // Whether all weights are the same.
-    Mask constant_weights() const {
+    Mask constant_weights() const thread {
         Mask same = x[1] == x[0];
         for (int i = 2; i < 256; ++i) {
             same = same & (x[i] == x[0]);
@@ -140,7 +140,7 @@ struct SuperBlocks {
     template <int lowest, int highest>
     Floats shared_scale(
         const thread Floats* values, const thread Floats* weight, float from, float to
-    ) const {
+    ) const thread {
         const float apart = highest > 31 ? 1.0f : highest > 15 ? 0.5f : 0.25f;
         const float begin = float(int(to * float(highest))), end = from * float(highest);
         Floats low = values[0], high = values[0];
@@ -182,10 +182,10 @@ struct Restored {
     const thread Floats* codes;
     Floats scale[Blocks::subs], low[Blocks::subs];
 
-    Floats at(int j, int i) const { return codes[j * Blocks::size + i] * scale[j] - low[j]; }
+    Floats at(int j, int i) const thread { return codes[j * Blocks::size + i] * scale[j] - low[j]; }
 
     // The best factor for these weights.
-    Floats factor(Floats length) const {
+    Floats factor(Floats length) const thread {
         Floats product = Floats(0.0f), square = Floats(0.0f);
         for (int j = 0; j < Blocks::subs; ++j) {
             Floats own_product = Floats(0.0f), own_square = Floats(0.0f);
@@ -205,7 +205,7 @@ struct Restored {
     }
 
     // Their loss.
-    Floats loss(Floats length) const {
+    Floats loss(Floats length) const thread {
         Floats error = Floats(0.0f), along = Floats(0.0f);
         for (int j = 0; j < Blocks::subs; ++j) {
             Floats own_error = Floats(0.0f), own_along = Floats(0.0f);

@@ -9,7 +9,7 @@ struct BitsOf {
     int shift;
     uint mask;
 
-    Words at(int i) const { return to_words(values[i] + offset) >> uint(shift) & mask; }
+    Words at(int i) const thread { return to_words(values[i] + offset) >> uint(shift) & mask; }
 };
 
 // `count` bytes of planes of codes from byte `at` on, a multiple of 4: byte l of run n holds codes

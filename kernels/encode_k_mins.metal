@@ -11,7 +11,7 @@
 struct MinFit {
     Floats scale, low, cost, spread, mean;
 
-    void take(MinFit other) {
+    void take(MinFit other) thread {
         const Mask won = other.cost < cost;
         scale = won ? other.scale : scale;
         low = won ? other.low : low;
@@ -26,7 +26,7 @@ template <int subs>
 struct MinState {
     Floats d, dmin, scales[subs], mins[subs], cost;
 
-    void take(Mask won, const thread MinState& other) {
+    void take(Mask won, const thread MinState& other) thread {
         d = won ? other.d : d;
         dmin = won ? other.dmin : dmin;
         cost = won ? other.cost : cost;
@@ -51,7 +51,7 @@ struct MinSearch {
     State state;
     Floats codes[256];
 
-    void run() {
+    void run() thread {
         choose_sign();
         for (int j = 0; j < subs; ++j) {
             fit_sub_block(j);
@@ -72,11 +72,11 @@ struct MinSearch {
         lengthen();
     }
 
-    Floats scale_of(const thread State& at, int j) const {
+    Floats scale_of(const thread State& at, int j) const thread {
         return blocks.real(at.d) * at.scales[j];
     }
 
-    Floats low_of(const thread State& at, int j) const {
+    Floats low_of(const thread State& at, int j) const thread {
         return blocks.real(at.dmin) * at.mins[j];
     }
 
@@ -84,7 +84,7 @@ struct MinSearch {
         return limited(whole(shifted * per_scale), 0.0f, float(top));
     }
 
-    void range(int j, thread Floats& low, thread Floats& high) const {
+    void range(int j, thread Floats& low, thread Floats& high) const thread {
         low = high = blocks.x[j * size];
         for (int i = j * size + 1; i < (j + 1) * size; ++i) {
             low = smaller(low, blocks.x[i]);
@@ -93,7 +93,7 @@ struct MinSearch {
     }
 
     // Whether added mins spare sub-blocks above zero more than the others lose.
-    void choose_sign() {
+    void choose_sign() thread {
         const float step = float(size) / float(12 * top * top);
         Floats gain = Floats(0.0f), lost = Floats(0.0f);
         for (int j = 0; j < subs; ++j) {
@@ -108,7 +108,7 @@ struct MinSearch {
     }
 
     // Step 1.
-    void fit_sub_block(int j) {
+    void fit_sub_block(int j) thread {
         const thread Floats* x = blocks.x + j * size;
         Floats sum = Floats(0.0f);
         for (int i = 0; i < size; ++i) {
@@ -141,7 +141,7 @@ struct MinSearch {
     // The scale and min that fit the nearest codes best, the min of the sign allowed.
     MinFit fitted(
         int j, const thread Floats* centred, Floats mean_x, Floats scale, Floats low
-    ) const {
+    ) const thread {
         const Floats per_scale = inverse(scale), total = blocks.total[j];
         Floats first = Floats(0.0f), square = Floats(0.0f), along = Floats(0.0f);
         for (int i = 0; i < size; ++i) {
@@ -171,7 +171,7 @@ struct MinSearch {
     }
 
     // Step 2.
-    void start(thread State& at, float from, float to) const {
+    void start(thread State& at, float from, float to) const thread {
         at.d = blocks.template shared_scale<0, steps>(scales, spreads, from, to);
         const Floats d = blocks.real(at.d), per_d = inverse(d);
         Floats wanted[subs];
@@ -191,7 +191,7 @@ struct MinSearch {
     }
 
     // Steps 3 and 4.
-    void climb(thread State& at) const {
+    void climb(thread State& at) const thread {
         step(at, top == 3 ? 1 : top == 15 ? 2 : 3);
         refit(at);
         step(at, 1);
@@ -200,7 +200,7 @@ struct MinSearch {
     }
 
     // Step 3. A larger scale comes with the larger min that keeps the middle code in its place.
-    void step(thread State& at, int reach) const {
+    void step(thread State& at, int reach) const thread {
         const Floats d = blocks.real(at.d), dmin = blocks.real(at.dmin);
         const Floats along = d * inverse(dmin) * (float(top) / 2.0f);
         at.cost = Floats(0.0f);
@@ -228,7 +228,7 @@ struct MinSearch {
     }
 
     // The squared error at the nearest codes.
-    Floats cost_of(int j, Floats scale, Floats per_scale, Floats low) const {
+    Floats cost_of(int j, Floats scale, Floats per_scale, Floats low) const thread {
         Floats cost = Floats(0.0f);
         for (int i = j * size; i < (j + 1) * size; ++i) {
             const Floats shifted = blocks.x[i] + low;
@@ -239,7 +239,7 @@ struct MinSearch {
     }
 
     // Step 4: the change of d and dmin that fits what is left best, then the nearest float16.
-    void refit(thread State& at) const {
+    void refit(thread State& at) const thread {
         Floats ss = Floats(0.0f), sm = ss, mm = ss, rs = ss, rm = ss;
         for (int j = 0; j < subs; ++j) {
             const Floats scale = scale_of(at, j), low = low_of(at, j), per_scale = inverse(scale);
@@ -289,7 +289,7 @@ struct MinSearch {
 
     // One weight over and over: the one of d and dmin that has its sign is that weight, and the
     // other what rounding it to float16 left.
-    void take_constant() {
+    void take_constant() thread {
         const Mask same = blocks.constant_weights();
         const Floats weight = blocks.x[0], length = magnitude(weight);
         const Mask fits = (length > 0.0f) & (length <= blocks.real(Floats(65504.0f)));
@@ -312,7 +312,7 @@ struct MinSearch {
     }
 
     // Step 6.
-    void lengthen() {
+    void lengthen() thread {
         const Restored<Blocks> before = restored(state);
         Floats length;
         const Floats by = stretch_of(before, length);
@@ -324,7 +324,7 @@ struct MinSearch {
         state.dmin = won ? longer.dmin : state.dmin;
     }
 
-    Restored<Blocks> restored(const thread State& at) const {
+    Restored<Blocks> restored(const thread State& at) const thread {
         Restored<Blocks> weights = {blocks, codes, {}, {}};
         for (int j = 0; j < subs; ++j) {
             weights.scale[j] = scale_of(at, j);

@@ -11,7 +11,7 @@
 struct ScaleFit {
     Floats scale, gain, square;
 
-    void take(ScaleFit other) {
+    void take(ScaleFit other) thread {
         const Mask won = other.gain > gain;
         scale = won ? other.scale : scale;
         gain = won ? other.gain : gain;
@@ -24,7 +24,7 @@ template <int subs>
 struct ScaleState {
     Floats d, scales[subs], cost;
 
-    void take(Mask won, const thread ScaleState& other) {
+    void take(Mask won, const thread ScaleState& other) thread {
         d = won ? other.d : d;
         cost = won ? other.cost : cost;
         for (int j = 0; j < subs; ++j) {
@@ -46,7 +46,7 @@ struct ScaleSearch {
     State state;
     Floats codes[256];
 
-    void run() {
+    void run() thread {
         for (int j = 0; j < subs; ++j) {
             fit_sub_block(j);
         }
@@ -74,7 +74,7 @@ struct ScaleSearch {
     }
 
     // Step 1: with the largest weight at each of some real codes.
-    void fit_sub_block(int j) {
+    void fit_sub_block(int j) thread {
         const thread Floats* x = blocks.x + j * size;
         Floats low = x[0], high = x[0];
         Floats weighed[size];
@@ -96,7 +96,7 @@ struct ScaleSearch {
     }
 
     // The scale that fits the nearest codes best.
-    ScaleFit fitted(int j, const thread Floats* weighed, Floats per_scale) const {
+    ScaleFit fitted(int j, const thread Floats* weighed, Floats per_scale) const thread {
         Floats along = Floats(0.0f), square = Floats(0.0f);
         for (int i = 0; i < size; ++i) {
             const Floats q = code(blocks.x[j * size + i], per_scale);
@@ -108,7 +108,7 @@ struct ScaleSearch {
     }
 
     // Step 2.
-    void start(thread State& at, float from, float to) const {
+    void start(thread State& at, float from, float to) const thread {
         at.d = blocks.template shared_scale<-steps, steps - 1>(scales, squares, from, to);
         const Floats per_d = inverse(blocks.real(at.d));
         for (int j = 0; j < subs; ++j) {
@@ -117,7 +117,7 @@ struct ScaleSearch {
     }
 
     // Steps 3 and 4.
-    void climb(thread State& at) const {
+    void climb(thread State& at) const thread {
         step(at, few ? 12 : 2);
         refit(at);
         step(at, 2);
@@ -126,7 +126,7 @@ struct ScaleSearch {
     }
 
     // Step 3.
-    void step(thread State& at, int reach) const {
+    void step(thread State& at, int reach) const thread {
         const Floats d = blocks.real(at.d);
         at.cost = Floats(0.0f);
         for (int j = 0; j < subs; ++j) {
@@ -145,7 +145,7 @@ struct ScaleSearch {
     }
 
     // The squared error at the nearest codes.
-    Floats cost_of(int j, Floats scale) const {
+    Floats cost_of(int j, Floats scale) const thread {
         const Floats per_scale = inverse(scale);
         Floats cost = Floats(0.0f);
         for (int i = j * size; i < (j + 1) * size; ++i) {
@@ -156,7 +156,7 @@ struct ScaleSearch {
     }
 
     // Step 4: the change of d that fits what is left best, then the nearest float16.
-    void refit(thread State& at) const {
+    void refit(thread State& at) const thread {
         const Floats d = blocks.real(at.d);
         Floats ss = Floats(0.0f), rs = Floats(0.0f);
         for (int j = 0; j < subs; ++j) {
@@ -177,7 +177,7 @@ struct ScaleSearch {
 
     // One weight over and over: of all products of scale and code the first by which it comes
     // nearest to a float16.
-    void take_constant() {
+    void take_constant() thread {
         const Mask same = blocks.constant_weights();
         if (!some(same)) {
             return;
@@ -202,7 +202,7 @@ struct ScaleSearch {
     }
 
     // Step 6.
-    void lengthen() {
+    void lengthen() thread {
         const Restored<Blocks> before = restored(state.d);
         Floats length;
         const Floats by = stretch_of(before, length);
@@ -211,7 +211,7 @@ struct ScaleSearch {
         state.d = won ? longer : state.d;
     }
 
-    Restored<Blocks> restored(Floats h) const {
+    Restored<Blocks> restored(Floats h) const thread {
         Restored<Blocks> weights = {blocks, codes, {}, {}};
         for (int j = 0; j < subs; ++j) {
             weights.scale[j] = blocks.real(h) * state.scales[j];

@@ -14,7 +14,7 @@ struct UnevenLevels {
     // Half-units from -128 on: the next level begins at whole ones.
     static Floats half_units(Floats steps) { return steps * 2.0f + 256.0f; }
 
-    Floats nearest(Floats steps) const {
+    Floats nearest(Floats steps) const thread {
         const Floats at = half_units(steps);
         Floats level = Floats(IQ4_NL_LEVELS[0]);
         UNROLL
@@ -24,7 +24,7 @@ struct UnevenLevels {
         return level;
     }
 
-    Words code(Floats steps) const {
+    Words code(Floats steps) const thread {
         const Floats at = half_units(steps);
         Words code = Words(0u);
         UNROLL

@@ -55,13 +55,13 @@ struct Symmetric {
     Floats scale, per_step;
     Mask lost;
 
-    void fit(const thread Floats* x) {
+    void fit(const thread Floats* x) thread {
         scale = extreme_of<32>(x) / float(-half_);
         per_step = inverse_of(scale);
         lost = overflows(scale);
     }
 
-    Floats code(Floats x) const {
+    Floats code(Floats x) const thread {
         const Floats code = smaller(
             floor_of(x * per_step + (float(half_) + 0.5f)), Floats(float(2 * half_ - 1))
         );
@@ -75,7 +75,7 @@ struct Affine {
     Floats scale, low, per_step;
     Mask lost;
 
-    void fit(const thread Floats* x) {
+    void fit(const thread Floats* x) thread {
         // of zeros of both signs the first counts
         Floats high = x[0];
         low = x[0];
@@ -88,7 +88,7 @@ struct Affine {
         lost = overflows(scale);
     }
 
-    Floats code(Floats x) const {
+    Floats code(Floats x) const thread {
         const Floats code = smaller(floor_of((x - low) * per_step + 0.5f), Floats(float(top)));
         return lost ? Floats(0.0f) : code;
     }

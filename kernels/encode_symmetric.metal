@@ -13,7 +13,7 @@ struct WholeLevels {
 
     static float edge(int i) { return half_ == 8 ? Q4_0_EDGES[i] : Q5_0_EDGES[i]; }
 
-    Floats nearest(Floats steps) const {
+    Floats nearest(Floats steps) const thread {
         const Floats rounded = whole(steps);
         const Floats above = rounded < float(-half_) ? Floats(float(-half_)) : rounded;
         return above > float(half_ - 1) ? Floats(float(half_ - 1)) : above;
@@ -28,7 +28,7 @@ struct PlainErrors {
     const thread Symmetric<half_>& plain;
     Floats scale;
 
-    Floats at(int i) const {
+    Floats at(int i) const thread {
         const Floats off = block.x[i] - (plain.code(block.x[i]) - float(half_)) * scale;
         return block.counted(off * off, i);
     }

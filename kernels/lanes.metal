@@ -116,7 +116,7 @@ template <int count>
 struct Sums {
     Floats of[count];
 
-    Sums operator+(const thread Sums& other) const {
+    Sums operator+(const thread Sums& other) const thread {
         Sums both;
         UNROLL
         for (int i = 0; i < count; ++i) {

@@ -110,7 +110,7 @@ struct SimdgroupSums {
     // of the tile
     uint row, column;
 
-    void start(uint simdgroup) {
+    void start(uint simdgroup) thread {
         row = 8 * (simdgroup / 2);
         column = width / 2 * (simdgroup % 2);
         UNROLL
@@ -123,14 +123,14 @@ struct SimdgroupSums {
     }
 
     // Whether eight rows have one of `begin` up to `end`; the whole simdgroup agrees.
-    bool wanted(int i, uint begin, uint end) const {
+    bool wanted(int i, uint begin, uint end) const thread {
         const uint first = row + 16 * i;
         return first < end && first + 8 > begin;
     }
 
     // The products of both tiles; of eight rows of x that have none asked for, only if `all`.
     template <bool all>
-    void add(const threadgroup T* x, const threadgroup T* weights, uint begin, uint end) {
+    void add(const threadgroup T* x, const threadgroup T* weights, uint begin, uint end) thread {
         UNROLL
         for (int k = 0; k < Shape::depth; k += 8) {
             simdgroup_matrix<T, 8, 8> right[across];
@@ -153,7 +153,7 @@ struct SimdgroupSums {
         }
     }
 
-    void store(threadgroup float* to, uint begin, uint end) {
+    void store(threadgroup float* to, uint begin, uint end) thread {
         UNROLL
         for (int i = 0; i < down; ++i) {
             if (wanted(i, begin, end)) {

@@ -22,12 +22,12 @@ struct Part {
     float q[Format::chunk];
     float scales[Format::chunk / Format::group], biases[Format::chunk / Format::group];
 
-    void load(const device uchar* block, int part) {
+    void load(const device uchar* block, int part) thread {
         Format::codes(block, part, q, scales, biases);
     }
 
     // sum + Σ w·x over group g, of which `product` is Σ q·x and `of_x` Σ x
-    float add_group(float sum, int g, float product, float of_x) const {
+    float add_group(float sum, int g, float product, float of_x) const thread {
         sum = fma(scales[g], product, sum);
         return Format::biased ? fma(biases[g], of_x, sum) : sum;
     }
@@ -75,7 +75,7 @@ struct OnlyRow {
     float x[Format::chunk], of_x[groups];
 
     template <typename T>
-    void load(const device T* at) {
+    void load(const device T* at) thread {
         load_part<Format>(at, x);
         UNROLL
         for (int g = 0; g < groups; ++g) {
@@ -87,7 +87,7 @@ struct OnlyRow {
         }
     }
 
-    float product_after(float sum, const thread Part<Format>& w) const {
+    float product_after(float sum, const thread Part<Format>& w) const thread {
         UNROLL
         for (int g = 0; g < groups; ++g) {
             float product = 0.0f;

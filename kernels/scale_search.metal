@@ -11,12 +11,12 @@ struct Searched {
     Floats x[size];
     Floats v[weighted ? size : 1], wanted[weighted ? size : 1];
 
-    Floats counted(Floats value, int i) const {
+    Floats counted(Floats value, int i) const thread {
         return weighted ? value * v[weighted ? i : 0] : value;
     }
 
     // The largest importance.
-    Floats largest() const {
+    Floats largest() const thread {
         Floats found = v[0];
         for (int i = 1; i < size; ++i) {
             found = larger(v[weighted ? i : 0], found);
@@ -25,7 +25,7 @@ struct Searched {
     }
 
     // Importance as it is given → the largest of a block 1; where all are 0, all 1.
-    void weigh(Floats most) {
+    void weigh(Floats most) thread {
         const Mask some = most > 0.0f;
         for (int i = 0; i < size; ++i) {
             const int j = weighted ? i : 0;
@@ -35,7 +35,7 @@ struct Searched {
     }
 
     // v · x
-    Floats goal(int i) const { return weighted ? wanted[weighted ? i : 0] : x[i]; }
+    Floats goal(int i) const thread { return weighted ? wanted[weighted ? i : 0] : x[i]; }
 };
 
 // Of levels at a scale: Σ v·x·q and Σ v·q².
@@ -46,7 +46,7 @@ struct ScaleMoments {
     const thread Levels& levels;
     Floats per_step;
 
-    Value at(int i) const {
+    Value at(int i) const thread {
         const Floats q = levels.nearest(block.x[i] * per_step);
         Value terms;
         terms.of[0] = block.goal(i) * q;
@@ -63,7 +63,7 @@ struct ScaleErrors {
     const thread Levels& levels;
     Floats scale, per_step;
 
-    Value at(int i) const {
+    Value at(int i) const thread {
         const Floats q = levels.nearest(block.x[i] * per_step);
         const Floats off = block.x[i] - q * scale;
         Value terms;

@@ -65,6 +65,12 @@ def unqualified(code: str) -> list[str]:
     return [match[0] for match in found if not match[1]]
 
 
+def members_of_any_memory(code: str) -> list[str]:
+    """Member functions that do not say that their object is a thread's own."""
+    kinds = r"(?:[\w<>:,]+ )+(?:\w+|operator\S+)"
+    return re.findall(rf"^ +(?!static ){kinds}\([^;{{}}]*\)(?: const)? {{", code, re.MULTILINE)
+
+
 def refusal(clang: Compiler, text: str) -> str:
     """What the compiler says against a translation unit; empty where it takes it."""
     command = [clang.path, "-x", "c++", "-std=c++17", "-w", "-fsigned-char", "-fsyntax-only", "-"]
@@ -124,7 +130,6 @@ def test_each_file_comes_once(name: str) -> None:
         "inline void dequantize(",
     ):
         assert text.count(what) == 1, what
-    assert text.isascii() or text.encode()
 
 
 def test_tables_hold_the_arrays() -> None:
@@ -161,6 +166,21 @@ def test_a_pointer_that_names_no_memory_is_noticed() -> None:
         assert len(unqualified(code.replace(right, wrong, 1))) == 1
     code = code_of(FOLDER / "codebook.metal")
     assert unqualified(code.replace("thread float* q", "float* q")) == ["float* "] * 2
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.metal")), ids=lambda path: path.stem)
+def test_every_member_function_names_its_memory(path: Path) -> None:
+    """From Metal 4.1 (macOS 27) on, `this` points anywhere where a function does not say `thread`,
+    and what is in its object cannot be handed on as a thread's own."""
+    assert members_of_any_memory(code_of(path)) == []
+
+
+def test_a_member_function_that_names_no_memory_is_noticed() -> None:
+    for file in ("blocks", "encode_k", "lanes", "matmul", "matvec"):
+        code = code_of(FOLDER / f"{file}.metal")
+        for right, wrong in ((") thread {", ") {"), (") const thread {", ") const {")):
+            count = code.count(right)
+            assert len(members_of_any_memory(code.replace(right, wrong))) == count
 
 
 @every_format

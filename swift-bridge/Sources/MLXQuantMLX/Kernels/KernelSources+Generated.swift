@@ -164,17 +164,17 @@ struct Bytes {
     uint words[count / 4];
 
     // Bits `shift` to `shift + width - 1` of byte i.
-    int bits(int i, int shift, int width) const {
+    int bits(int i, int shift, int width) const thread {
         return int(words[i / 4] >> (8 * (i % 4) + shift) & ((1u << width) - 1));
     }
 
     // The same, less `zero`.
-    float number(int i, int shift, int width, int zero) const {
+    float number(int i, int shift, int width, int zero) const thread {
         return number_of(words[i / 4], 8 * (i % 4) + shift, width, zero);
     }
 
     // Of every byte bits `shift` to `shift + width - 1`, from bit `to` on; the others are clear.
-    Bytes moved(int shift, int width, int to) const {
+    Bytes moved(int shift, int width, int to) const thread {
         const uint mask = ((1u << width) - 1) * 0x01010101 << to;
         Bytes result;
         UNROLL
@@ -186,7 +186,7 @@ struct Bytes {
     }
 
     // What is above bit `shift` of a word, from bit 0 on.
-    Bytes down(int shift) const {
+    Bytes down(int shift) const thread {
         Bytes result;
         UNROLL
         for (int i = 0; i < count / 4; ++i) {
@@ -195,7 +195,7 @@ struct Bytes {
         return result;
     }
 
-    Bytes operator|(Bytes other) const {
+    Bytes operator|(Bytes other) const thread {
         UNROLL
         for (int i = 0; i < count / 4; ++i) {
             other.words[i] |= words[i];
@@ -925,7 +925,7 @@ struct SimdgroupSums {
     // of the tile
     uint row, column;
 
-    void start(uint simdgroup) {
+    void start(uint simdgroup) thread {
         row = 8 * (simdgroup / 2);
         column = width / 2 * (simdgroup % 2);
         UNROLL
@@ -938,14 +938,14 @@ struct SimdgroupSums {
     }
 
     // Whether eight rows have one of `begin` up to `end`; the whole simdgroup agrees.
-    bool wanted(int i, uint begin, uint end) const {
+    bool wanted(int i, uint begin, uint end) const thread {
         const uint first = row + 16 * i;
         return first < end && first + 8 > begin;
     }
 
     // The products of both tiles; of eight rows of x that have none asked for, only if `all`.
     template <bool all>
-    void add(const threadgroup T* x, const threadgroup T* weights, uint begin, uint end) {
+    void add(const threadgroup T* x, const threadgroup T* weights, uint begin, uint end) thread {
         UNROLL
         for (int k = 0; k < Shape::depth; k += 8) {
             simdgroup_matrix<T, 8, 8> right[across];
@@ -968,7 +968,7 @@ struct SimdgroupSums {
         }
     }
 
-    void store(threadgroup float* to, uint begin, uint end) {
+    void store(threadgroup float* to, uint begin, uint end) thread {
         UNROLL
         for (int i = 0; i < down; ++i) {
             if (wanted(i, begin, end)) {
@@ -1058,12 +1058,12 @@ struct Part {
     float q[Format::chunk];
     float scales[Format::chunk / Format::group], biases[Format::chunk / Format::group];
 
-    void load(const device uchar* block, int part) {
+    void load(const device uchar* block, int part) thread {
         Format::codes(block, part, q, scales, biases);
     }
 
     // sum + Σ w·x over group g, of which `product` is Σ q·x and `of_x` Σ x
-    float add_group(float sum, int g, float product, float of_x) const {
+    float add_group(float sum, int g, float product, float of_x) const thread {
         sum = fma(scales[g], product, sum);
         return Format::biased ? fma(biases[g], of_x, sum) : sum;
     }
@@ -1111,7 +1111,7 @@ struct OnlyRow {
     float x[Format::chunk], of_x[groups];
 
     template <typename T>
-    void load(const device T* at) {
+    void load(const device T* at) thread {
         load_part<Format>(at, x);
         UNROLL
         for (int g = 0; g < groups; ++g) {
@@ -1123,7 +1123,7 @@ struct OnlyRow {
         }
     }
 
-    float product_after(float sum, const thread Part<Format>& w) const {
+    float product_after(float sum, const thread Part<Format>& w) const thread {
         UNROLL
         for (int g = 0; g < groups; ++g) {
             float product = 0.0f;
