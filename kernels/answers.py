@@ -51,6 +51,8 @@ SMALLEST = np.float32(2.0**-90)
 _FEW, _LEAST_SUM = 16, np.float32(2.0**-80)
 #: kernels that round weights to the type of x before they multiply
 _ROUNDED = ("matmul", "gather_matmul")
+#: weights of a row that is looked up, at least: parts for every thread of a threadgroup
+_LOOKED_UP = 8192
 #: parts of a row of weights for which K is split between 1, 2, 4 and 8 simdgroups
 _WIDTHS = (1280, 2304, 4352, 8448)
 #: float16 numbers of scales: 2^-7 and 2^-8, of both signs
@@ -159,6 +161,9 @@ def _decoded(name: str, fmt: GgmlFormat, dtype: str) -> Answer:
         return Answer(small, (wire,), from_float32(decoded, dtype))
     ids = np.array([65, 0, 64, 7, 7, 66, 2**32 - 1], np.uint32)
     chosen = np.where((ids < len(wire))[:, None], decoded[np.minimum(ids, 65)], np.float32(np.nan))
+    # as many threads in a threadgroup as of any row: a GPU may refuse what takes too much for that
+    turns = -(-_LOOKED_UP // decoded.shape[1])
+    wire, chosen = np.tile(wire, turns), np.tile(chosen, turns)
     small = launch.dequantize_rows(fmt, wire.shape, len(ids), dtype)
     return Answer(small, (wire, _filled(ids)), from_float32(chosen, dtype))
 
