@@ -205,6 +205,7 @@ def _product(x: mx.array, wire: mx.array, fmt: GgmlFormat, threads: int | None) 
         out = on_numpy.multiplied(rows, _view(wire), fmt, dtype, threads)
         return _array(out.reshape(*values.shape[:-1], -1), dtype)
     by = metal.matmul if chosen == "metal" else operations.product
+    x = _constant(x) if chosen == "metal" else x
     return by(x.reshape(-1, x.shape[-1]), wire, fmt).reshape(*x.shape[:-1], -1)
 
 
@@ -225,7 +226,7 @@ def _gathered(
 ) -> mx.array:
     chosen = backend("gather", fmt).name
     if chosen == "metal":
-        return metal.gather(x, ids, wire, fmt)
+        return metal.gather(_constant(x), ids, wire, fmt)
     if chosen == "cpu" and _evaluated(x, ids, wire):
         dtype, values, packed, numbers = _DTYPES[x.dtype], _view(x), _view(wire), np.asarray(ids)
         named = _named(numbers, len(packed))
@@ -249,6 +250,11 @@ def _gathered_transposed(
         at = numbers == matrix
         out[at] = made.transposed(values[at], packed[matrix], threads)
     return _array(from_float32(out, dtype), dtype)
+
+
+def _constant(x: mx.array) -> mx.array:
+    """The same for a GPU's kernel: mx.jvp would ask the kernel itself for its derivative, too."""
+    return mx.stop_gradient(x)
 
 
 def _in_operations(

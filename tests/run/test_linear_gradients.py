@@ -13,7 +13,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
-from mlxquant.kernels import host, operations
+from mlxquant.kernels import host, metal, on_mlx, operations
 
 from mlxquant import formats, kernels
 from mlxquant.formats.ggml_format import GgmlFormat
@@ -132,6 +132,34 @@ def test_what_depends_on_x_is_not_computed_early() -> None:
     same(second, theirs(x * 3))
     same(first, theirs(x * 2))
     del never
+
+
+@pytest.mark.parametrize("name", ["grad", "grad of grad", "grad of checkpoint", "vjp", "jvp"])
+def test_nobody_asks_a_gpu_s_kernel_for_derivatives(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Like mx.linalg.inv, what mx.fast.metal_kernel makes has none."""
+
+    def opaque(y: mx.array, x: mx.array) -> mx.array:
+        one = mx.linalg.inv(mx.eye(2) + 0 * x.reshape(-1)[0], stream=mx.cpu)[0, 0]
+        return y * one.astype(y.dtype)
+
+    def matmul(x: mx.array, wire: mx.array, fmt: GgmlFormat) -> mx.array:
+        return opaque(operations.product(x, wire, fmt), x)
+
+    def gather(x: mx.array, ids: mx.array, wire: mx.array, fmt: GgmlFormat) -> mx.array:
+        return opaque(operations.gather(x, ids, wire, fmt), x)
+
+    monkeypatch.setattr(on_mlx, "backend", lambda *_: kernels.Backend("metal", ""))
+    monkeypatch.setattr(metal, "matmul", matmul)
+    monkeypatch.setattr(metal, "gather", gather)
+    ours, theirs = pair()
+    x = random(3, K)
+    same(TRANSFORMS[name](ours)(x), TRANSFORMS[name](theirs)(x), 1e-5)
+    experts = PackedSwitchLinear(ours.weight[None], ours.format, ours.bias[None])
+    one = mx.zeros((3,), mx.uint32)
+    found = TRANSFORMS[name](lambda x: experts(x[:, None], one)[:, 0])(x)
+    same(found, TRANSFORMS[name](theirs)(x), 1e-5)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 30])
