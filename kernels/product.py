@@ -6,6 +6,7 @@ in a function that MLX compiles, MLX's own operations multiply.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def matmul(x: Any, wire: Any, fmt: str | GgmlFormat, threads: int | None = None)
         from . import on_mlx
 
         return on_mlx.matmul(x, wire, fmt, threads)
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     out = _by_numpy(rows, wire, fmt, threads)
     return out.reshape(*x.shape[:-1], len(wire))
 
@@ -89,9 +90,9 @@ def gathered(
     if ids.size and not (ids.min() >= 0 and ids.max() < len(wire)):
         wrong = int(ids[(ids < 0) | (ids >= len(wire))][0])
         raise RequestError(f"matrix {wrong} asked for; there are {len(wire)}, counted from 0")
+    if not (x.size and wire.size):
+        return np.zeros((len(x), wire.shape[1]), STORAGE[dtype])
     out = np.empty((len(x), wire.shape[1]), STORAGE[dtype])
-    if not out.size:
-        return out
     order = np.argsort(ids, kind="stable")
     made = product.product(fmt)
     if made is not None:

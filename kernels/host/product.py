@@ -148,7 +148,7 @@ class Product:
         return int(wire.shape[-1] // self.fmt.block_bytes * self.fmt.block_size)
 
     def _threads(self, threads: int | None, weights: int) -> int:
-        return 1 if self._pool is None else min(threads or cores(), weights // _SHARE + 1)
+        return 1 if self._pool is None else max(1, min(threads or cores(), weights // _SHARE + 1))
 
     def _few(
         self, x: Array, wire: Array, pieces: Array, out: Array, dtype: str, threads: int | None

@@ -163,6 +163,27 @@ def test_results_too_large_for_the_type(clang: Compiler) -> None:
         np.testing.assert_array_equal(np.isinf(ours), np.isinf(wanted))
 
 
+@pytest.mark.parametrize("named", [None, ""])
+@pytest.mark.parametrize(("m", "n", "k"), [(0, 3, 256), (2, 0, 256), (2, 3, 0), (0, 0, 0)])
+def test_nothing_to_sum_up(
+    m: int, n: int, k: int, named: str | None, clang: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if named is not None:
+        monkeypatch.setenv("MLXQUANT_CLANG", named)
+    x, wire = np.ones((m, k), np.float32), np.zeros((n, k // 256 * 144), np.uint8)
+    np.testing.assert_array_equal(kernels.matmul(x, wire, "Q4_K"), np.zeros((m, n), np.float32))
+    out = kernels.gather(x, np.zeros(m, np.int32), wire[None], "Q4_K")
+    np.testing.assert_array_equal(out, np.zeros((m, n), np.float32))
+
+
+def test_a_number_of_threads_that_makes_no_sense_is_one(clang: Compiler) -> None:
+    wire = weights("Q4_K", 600, 4)
+    x = np.random.default_rng(1).standard_normal((2, 1024)).astype(np.float32)
+    wanted = kernels.matmul(x, wire, "Q4_K")
+    for threads in (-1, -(2**32), 2**40):
+        np.testing.assert_array_equal(kernels.matmul(x, wire, "Q4_K", threads), wanted)
+
+
 @pytest.mark.parametrize("shape", [(512,), (1, 512), (2, 3, 512), (0, 512), (2, 0, 512)])
 @pytest.mark.parametrize("named", [None, ""])
 def test_numpy_s_arrays(
