@@ -230,7 +230,7 @@ class Session:
             OutputError: something else is there, or the folder is missing.
             WriteError: it cannot be written.
         """
-        file = Path(path).expanduser()
+        file = _at_home(path)
         if os.path.lexists(file):
             try:
                 _read(file)
@@ -273,10 +273,18 @@ class Session:
         Raises:
             FileFormatError: not a saved session, or one that is damaged.
         """
-        content = _read(Path(path).expanduser())
+        content = _read(_at_home(path))
         self.reset()
         self.messages, self.system = content["messages"], content["system"]
         return str(content["model"])
+
+
+def _at_home(path: str | PathLike[str]) -> Path:
+    """With the home folder in place of `~`; where there is no such user, the name as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _read(file: Path) -> dict[str, Any]:

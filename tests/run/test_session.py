@@ -246,6 +246,10 @@ def test_a_home_is_understood(
     monkeypatch.setenv("HOME", str(tmp_path))
     assert session.save("~/chat.json") == tmp_path / "chat.json"
     assert session.load("~/chat.json") == "books"
+    with pytest.raises(OutputError, match="~nobody-here: no such folder; create it first"):
+        session.save("~nobody-here/chat.json")
+    with pytest.raises(FileFormatError, match=r"~nobody-here/chat\.json"):
+        session.load("~nobody-here/chat.json")
 
 
 TURN = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
