@@ -146,7 +146,10 @@ def _candidates(path: str) -> Iterator[str]:
         if program and not (sys.platform == "darwin" and program == "/usr/bin/clang"):
             yield program
     for place in _PLACES:
-        pattern = Path(place).expanduser()
+        try:
+            pattern = Path(place).expanduser()
+        except RuntimeError:  # there is no home folder
+            continue
         yield from sorted((str(p) for p in Path("/").glob(str(pattern)[1:])), reverse=True)
 
 
@@ -166,7 +169,7 @@ def _inspect(program: str) -> Compiler | str:
 def _output(*command: str) -> str | None:
     """What a program prints, without the last newline; None where it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None

@@ -100,11 +100,16 @@ def folder() -> Path:
 
 def _cache() -> Path:
     named = os.environ.get("MLXQUANT_CACHE")
-    if named:
-        return Path(named).expanduser().absolute()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mlxquant"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlxquant"
+    try:
+        if named:
+            return Path(named).expanduser().absolute()
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "mlxquant"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlxquant"
+    except RuntimeError:
+        # HOME is not set, and the system does not know the user
+        whose = f"{named}: its user has no home folder" if named else "there is no home folder"
+        raise Unavailable(f"{whose}; set MLXQUANT_CACHE to a folder for kernels") from None
 
 
 def _found(path: Path) -> Stored | None:
@@ -113,7 +118,7 @@ def _found(path: Path) -> Stored | None:
         record = json.loads(path.with_suffix(".json").read_bytes())
         sha256, answer = record["sha256"], record["answer"]
         data = path.read_bytes()
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     if sha256 != hashlib.sha256(data).hexdigest() or not isinstance(answer, str | None):
         return None

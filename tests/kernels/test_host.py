@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -13,7 +14,7 @@ import pytest
 from formats.ggml_golden import ggml_format, same_floats
 from formats.test_decode_mx import any_blocks
 from mlxquant.kernels import host
-from mlxquant.kernels.host import entries
+from mlxquant.kernels.host import compiler, entries, store
 from mlxquant.kernels.host.compiler import Compiler
 from mlxquant.kernels.source import FORMATS
 
@@ -135,7 +136,10 @@ def test_compiled_once(clang: Compiler, fresh_cache: Path, monkeypatch: pytest.M
     assert fresh_cache.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "one bit", "gone", "record"])
+DAMAGES = ("truncated", "garbage", "one bit", "gone", "record", "nested record")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_library_is_built_anew(
     damage: str, clang: Compiler, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +151,9 @@ def test_a_damaged_library_is_built_anew(
     if damage == "record":
         path.write_bytes(data)
         path.with_suffix(".json").write_text('{"sha256": 1')
+    elif damage == "nested record":
+        path.write_bytes(data)
+        path.with_suffix(".json").write_text("[" * 100_000)
     elif damage != "gone":
         flipped = data[:700] + bytes([data[700] ^ 1]) + data[701:]
         table = {"truncated": data[: len(data) // 2], "garbage": b"\0" * 99, "one bit": flipped}
@@ -225,6 +232,15 @@ def test_a_compiler_that_fails(
     gives_numpy_s_values("Q4_K")
 
 
+def test_a_program_that_prints_bytes_is_no_compiler(
+    fresh_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Path(fake_clang(tmp_path, "exit 1"))
+    program.write_text("#!/bin/sh\nprintf '\\377\\376'\n")
+    monkeypatch.setenv("MLXQUANT_CLANG", str(program))
+    assert "is not clang" in str(kernels.reason("Q4_K"))
+
+
 def test_an_old_compiler_is_refused(
     fresh_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +279,26 @@ def test_a_cache_that_cannot_be_made(
 
 
 @pytest.mark.slow
+def test_a_user_without_a_home(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a name that the system knows, as in a container with a number of its own."""
+
+    def unknown(_: object) -> None:
+        raise KeyError("no such user")
+
+    for name in ("HOME", "XDG_CACHE_HOME", "MLXQUANT_CACHE", "MLXQUANT_CLANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("getpwuid", "getpwnam"):
+        monkeypatch.setattr(f"pwd.{name}", unknown)
+    why = "there is no home folder; set MLXQUANT_CACHE to a folder|no clang 15 or newer found"
+    assert re.match(why, str(kernels.reason("Q4_K")))
+    gives_numpy_s_values("Q4_K")
+    monkeypatch.setenv("MLXQUANT_CACHE", "~nobody-here/kernels")
+    with pytest.raises(compiler.Unavailable, match="~nobody-here/kernels: its user has no home"):
+        store.folder()
+    # compilers are looked for in other places than that
+    assert all(Path(place).is_absolute() for place in compiler._candidates(""))
+
+
 def test_no_access_outside_and_nothing_undefined(clang: Compiler, fresh_cache: Path) -> None:
     """Every format with clang's checks compiled in, its arrays at the end of readable memory."""
     script = Path(__file__).with_name("guarded.py")
