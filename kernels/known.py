@@ -90,7 +90,11 @@ class KnownAnswers:
                 found = f"{what} ended {record.ended} processes on this machine"
             else:
                 record.begin()
-                found = self._tried(started, what)
+                try:
+                    found = self._tried(started, what)
+                except BaseException:  # Ctrl-C: nothing that the kernel did
+                    record.withdraw()
+                    raise
             record.finish(found)
         if found:
             warnings.warn(
@@ -156,6 +160,10 @@ class _Record:
     def begin(self) -> None:
         """Keep that this process tries the kernel."""
         self._keep(None, [*self._begun, os.getpid()])
+
+    def withdraw(self) -> None:
+        """Keep that it does so no longer."""
+        self._keep(None, self._begun)
 
     def finish(self, answer: str) -> None:
         """Keep what it found."""

@@ -246,6 +246,18 @@ def test_a_kernel_that_ends_the_process(fresh_cache: Path) -> None:
     assert ended == [(9, ""), (9, ""), (0, words), (0, words)], done.stderr
 
 
+def test_ctrl_c_does_not_blame_it(fresh_cache: Path) -> None:
+    def stopped(*_: object) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            process(stopped).reason(product())
+    (path,) = fresh_cache.iterdir()
+    assert path.read_text() == '{"answer": null, "begun": []}'
+    silent(process(Gpu()), product())
+
+
 def test_processes_at_the_same_time_do_not_blame_it(fresh_cache: Path) -> None:
     """Others that have begun and are still there are no reason; one that is gone is not enough."""
     silent(process(Gpu()), product())
