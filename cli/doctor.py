@@ -57,13 +57,13 @@ def command(ctx: click.Context, quick: bool, output: str | None, as_json: bool) 
         progress.clear()
     if path is None and not quick and document["device"]["metal"]:
         path = Path(_REPORT)
-    if path is not None:
-        _write(path, document)
     if as_json:
         say(json.dumps(document, indent=1, ensure_ascii=False))
     else:
         _show(document)
+    # after what was found is shown: it is there even if it cannot be written
     if path is not None:
+        _write(path, document)
         click.echo(f"report: {path}", err=True)
     if not document["healthy"]:
         ctx.exit(1)

@@ -206,6 +206,20 @@ def test_where_a_report_cannot_be(run: Callable[..., Any], tmp_path: Path) -> No
         assert words in done.err
 
 
+def test_a_report_that_cannot_be_written_is_shown(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("MLXQUANT_CLANG", "")
+    monkeypatch.setattr(Path, "write_text", full)
+    done = run("doctor", "--quick", "-o", "report.md")
+    assert done.status == 1
+    assert "report.md: No space left on device; choose another place with -o" in done.err
+    assert "nothing is wrong" in done.out
+
+
 def test_without_numpy_or_mlx(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
