@@ -246,6 +246,24 @@ def test_a_kernel_that_ends_the_process(fresh_cache: Path) -> None:
     assert ended == [(9, ""), (9, ""), (0, words), (0, words)], done.stderr
 
 
+def test_no_gpu_after_all(fresh_cache: Path) -> None:
+    """MLX's Metal is there, and no device, as on a Mac without a screen: nobody's to report."""
+
+    def identity() -> str:
+        raise RuntimeError("[metal::load_device] No Metal device available.")
+
+    gpu = Gpu()
+    known = KnownAnswers(gpu, identity)
+    with warnings.catch_warnings(action="error"):
+        reason = str(known.reason(product()))
+    assert reason == (
+        "matvec_1x2 of Q4_K in F16 cannot be tried: RuntimeError: [metal::load_device] No Metal "
+        "device available."
+    )
+    assert not gpu.launched
+    assert not fresh_cache.exists()
+
+
 def test_ctrl_c_does_not_blame_it(fresh_cache: Path) -> None:
     def stopped(*_: object) -> np.ndarray:
         raise KeyboardInterrupt
