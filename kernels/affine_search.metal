@@ -85,7 +85,11 @@ struct Weighed {
 
 // A power of two above `value`, the least: as int.bit_length has it.
 constexpr int power_above(int value) {
-    return value > 0 ? 2 * power_above(value / 2) : 1;
+    int power = 1;
+    while (power <= value) {
+        power *= 2;
+    }
+    return power;
 }
 
 // The codes q of `values`, and of them Σ q·wanted, Σ v·q and Σ v·q². Where float32 holds it exactly

@@ -183,6 +183,14 @@ def test_a_member_function_that_names_no_memory_is_noticed() -> None:
             assert len(members_of_any_memory(code.replace(right, wrong))) == count
 
 
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.metal")), ids=lambda path: path.stem)
+def test_no_function_calls_itself(path: Path) -> None:
+    """Metal knows no recursion, but that of templates."""
+    function = re.compile(r"^\S[^\n(]*\b(\w+)\([^;{}]*\) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+    for name, body in function.findall(code_of(path)):
+        assert not re.search(rf"(?<![\w.:]){name}(<[^;(]*>)?\(", body), name
+
+
 @every_format
 def test_the_compiler_takes_it_without_warnings(name: str, clang: Compiler) -> None:
     text = entries.program(name).replace("const constant", "constant")
