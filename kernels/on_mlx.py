@@ -24,6 +24,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlxquant.errors import RequestError
 from mlxquant.formats.base import Array
 from mlxquant.formats.floats import from_float32, to_float32
 from mlxquant.formats.ggml_format import GgmlFormat
@@ -40,7 +41,8 @@ _DTYPES = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16"}
 
 
 def matmul(x: mx.array, wire: mx.array, fmt: GgmlFormat, threads: int | None = None) -> mx.array:
-    """As of kernels.matmul; the arrays fit together."""
+    """As of kernels.matmul. Layers call it: a kernel on a processor would read what is not x's."""
+    on_numpy.checked(x, wire, fmt, 2)
     if not (x.size and wire.size):
         return mx.zeros((*x.shape[:-1], wire.shape[0]), x.dtype)
     out: mx.array = _matmul(fmt, threads)[0](x, wire)
@@ -50,7 +52,10 @@ def matmul(x: mx.array, wire: mx.array, fmt: GgmlFormat, threads: int | None = N
 def gather(
     x: mx.array, ids: mx.array, wire: mx.array, fmt: GgmlFormat, threads: int | None = None
 ) -> mx.array:
-    """As of kernels.gather; the arrays fit together."""
+    """As of kernels.gather; there is an id for each row."""
+    on_numpy.checked(x, wire, fmt, 3)
+    ids = ids if isinstance(ids, mx.array) else mx.array(ids)
+    _check_ids(ids)
     if not (x.size and wire.size):
         nothing = 0.0 if wire.shape[0] else math.nan
         return mx.full((x.shape[0], wire.shape[1]), nothing, x.dtype)
@@ -67,9 +72,23 @@ def rows(wire: mx.array, ids: mx.array, fmt: GgmlFormat, dtype: mx.Dtype) -> mx.
         dtype: float32, float16 or bfloat16.
 
     Returns: [m, k] of dtype; NaN for an id of no row.
+
+    Raises:
+        RequestError: ids that are no integers.
     """
+    _check_ids(ids)
     out: mx.array = _rows(fmt, dtype)(wire, ids)
     return out
+
+
+def _check_ids(ids: mx.array) -> None:
+    """On a GPU floats would be rounded down.
+
+    Raises:
+        RequestError: ids are no integers.
+    """
+    if not mx.issubdtype(ids.dtype, mx.integer):
+        raise RequestError(f"ids are {ids.dtype}; integers needed")
 
 
 @cache

@@ -39,7 +39,7 @@ def matmul(x: Any, wire: Any, fmt: str | GgmlFormat, threads: int | None = None)
     Raises:
         RequestError: an unknown format, or arrays that are not as above.
     """
-    fmt = _checked(x, wire, fmt, 2)
+    fmt = checked(x, wire, fmt, 2)
     if not isinstance(x, np.ndarray):
         from . import on_mlx
 
@@ -64,7 +64,7 @@ def gather(x: Any, ids: Any, wire: Any, fmt: str | GgmlFormat, threads: int | No
         RequestError: as of `matmul`, or `ids` that are not one integer for each row; of NumPy's
             arrays also where one names a matrix that is not there.
     """
-    fmt = _checked(x, wire, fmt, 3)
+    fmt = checked(x, wire, fmt, 3)
     if x.ndim != 2 or tuple(ids.shape) != (x.shape[0],):
         raise RequestError(
             f"x is {list(x.shape)} and ids {list(ids.shape)}; [p, k] and [p] needed, a matrix for "
@@ -134,8 +134,12 @@ def _packed(wire: Array) -> Array:
     return wire if wire.flags.c_contiguous and wire.ctypes.data % 4 == 0 else wire.copy()
 
 
-def _checked(x: Any, wire: Any, fmt: str | GgmlFormat, axes: int) -> GgmlFormat:
-    """The format, if x and wire fit together."""
+def checked(x: Any, wire: Any, fmt: str | GgmlFormat, axes: int) -> GgmlFormat:
+    """The format, if x and wire [...] of so many axes fit together.
+
+    Raises:
+        RequestError: they do not.
+    """
     found = formats.get(fmt) if isinstance(fmt, str) else fmt
     if not isinstance(found, GgmlFormat):
         raise RequestError(f"format {found.name!r}: kernels are for the formats of GGUF files")

@@ -15,6 +15,7 @@ from mlx_lm.models.switch_layers import SwitchGLU, SwitchLinear
 from mlxquant.kernels import host, operations
 
 from mlxquant import formats, kernels
+from mlxquant.errors import RequestError
 from mlxquant.formats.ggml_format import GgmlFormat
 from mlxquant.run.linear import PackedEmbedding, PackedLinear, PackedSwitchLinear
 
@@ -70,6 +71,28 @@ def test_a_product_is_that_with_the_decoded_rows(type_name: str, dtype: mx.Dtype
         x = random(*shape, dtype=dtype)
         product = (x.astype(mx.float32) @ floats.T).astype(dtype)
         same(layer(x), product + layer.bias, 1e-6 if dtype == mx.float32 else 1e-2)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """A kernel on a processor would read what lies behind x."""
+    wire, _, fmt = encoded("Q4_K", 40)
+    experts, table = PackedSwitchLinear(wire[None], fmt), PackedEmbedding(wire, fmt, mx.float16)
+    ids = mx.zeros((3,), mx.int32)
+    for x in (mx.ones((3, 1, K - 1)), mx.ones((3, 1, K + 1)), mx.ones((3, 1, K), mx.int32)):
+        with pytest.raises(RequestError, match=r"x is .*; \[..., \d+\] of float32, .* needed"):
+            PackedLinear(wire, fmt)(x)
+        with pytest.raises(RequestError, match=r"x is .*; \[..., \d+\] of float32, .* needed"):
+            experts(x, ids)
+        with pytest.raises(RequestError, match=r"x is .*; \[..., \d+\] of float32, .* needed"):
+            table.as_linear(x)
+    for weight in (wire.astype(mx.float16), wire[:, :-1], wire[None]):
+        with pytest.raises(RequestError, match=r"Q4_K: .* given; uint8 in 2 dimensions, rows of"):
+            PackedLinear(weight, fmt)(mx.ones((3, 1, K)))
+    for floats in (mx.zeros((3,)), mx.zeros((3,), mx.bool_)):
+        with pytest.raises(RequestError, match="ids are .*; integers needed"):
+            table(floats)
+        with pytest.raises(RequestError, match="ids are .*; integers needed"):
+            experts(mx.ones((3, 1, K)), floats)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
