@@ -63,8 +63,10 @@ def main(mlx: Path, numerics: Path, lm: Path) -> None:
         shims = numerics / "Sources/_NumericsShims/include"
         include = (folder, shims, mlx / "Source/Cmlx/include")
         flags = [f"-I{path}" for path in include]
-        for module in ("RealModule", "ComplexModule", "Numerics"):
-            compiled(flags, module, (numerics / "Sources" / module).rglob("*.swift"), folder)
+        # newer versions have the first of these
+        for module in ("IntegerUtilities", "RealModule", "ComplexModule", "Numerics"):
+            if (numerics / "Sources" / module).is_dir():
+                compiled(flags, module, (numerics / "Sources" / module).rglob("*.swift"), folder)
         theirs = ("-swift-version", "5", "-suppress-warnings")
         for module in ("MLX", "MLXNN"):
             files = (mlx / "Source" / module).glob("*.swift")
