@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from support import REPOSITORY
-from swift_package.toolchain import modules, run_swift, tool
+from swift_package.toolchain import MARKS, modules, run_swift, tool
 
-pytestmark = pytest.mark.xdist_group("swift")
+pytestmark = MARKS
 
 #: module → how many public symbols it has at least
 MODULES = {"MLXQuantFormats": 250, "MLXQuantRuntime": 80, "MLXQuantMLX": 20}

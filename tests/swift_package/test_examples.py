@@ -8,13 +8,12 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import pytest
 from support import REPOSITORY, run_cli
-from swift_package.toolchain import program, run_swift, tool
+from swift_package.toolchain import MARKS, program, run_swift, tool
 
 from mlxquant import export_swift
 
-pytestmark = pytest.mark.xdist_group("swift")
+pytestmark = MARKS
 
 EXAMPLES = REPOSITORY / "swift-bridge/Examples"
 APP = EXAMPLES / "ChatApp"
@@ -34,7 +33,7 @@ def built() -> Path:
 
 def run(*args: str | Path, input: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        args, input=input, capture_output=True, encoding="utf-8", timeout=300, check=False
+        args, input=input, capture_output=True, encoding="utf-8", timeout=600, check=False
     )
 
 

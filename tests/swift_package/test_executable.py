@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import REPOSITORY, run_cli
-from swift_package.toolchain import program, swift
+from swift_package.toolchain import MARKS, program, swift
 
 from mlxquant import formats
 from mlxquant.files.gguf import read_gguf
@@ -23,7 +23,7 @@ from mlxquant.formats import STORAGE, Format
 from mlxquant.load.checkpoint import QuantizedTensor
 from mlxquant.load.from_hf import open_folder
 
-pytestmark = pytest.mark.xdist_group("swift")
+pytestmark = MARKS
 
 BUNDLED = REPOSITORY / "mlxquant/assets/books-7m"
 
@@ -120,9 +120,12 @@ def test_ctrl_c_ends_with_what_there_is() -> None:
     command += ["--temp", "9", "--seed", "1", "--raw"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        first = process.stdout.read(1)
-        process.send_signal(signal.SIGINT)
-        rest, notes = process.communicate(timeout=60)
+        try:
+            first = process.stdout.read(1)
+            process.send_signal(signal.SIGINT)
+            rest, notes = process.communicate(timeout=60)
+        finally:
+            process.kill()  # who does not end would be waited for
     assert process.returncode == 130
     assert first and rest.endswith(b"\n")
     assert re.fullmatch(rb".* prompt tokens in .*, \d+ tokens at .* a second\n", notes)

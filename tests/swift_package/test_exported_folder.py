@@ -6,15 +6,14 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
-from swift_package.toolchain import program, tool
+from swift_package.toolchain import MARKS, program, tool
 
 from mlxquant import export_swift, open_checkpoint, quantize, quantize_gguf
 from mlxquant.measure.memory_model import Memory
 from mlxquant.save.model_info import ModelInfo, source_of
 from mlxquant.save.swift_names import KEYWORDS, identifiers
 
-pytestmark = pytest.mark.xdist_group("swift")
+pytestmark = MARKS
 
 MAIN = """\
 func show(_ value: Any?) -> String { value.map { String(reflecting: $0) } ?? "nil" }

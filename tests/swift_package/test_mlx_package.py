@@ -11,9 +11,9 @@ import pytest
 from support import REPOSITORY
 from swift_package import configs, launches
 from swift_package.test_generated import differ
-from swift_package.toolchain import stand_in_tests, swift
+from swift_package.toolchain import MARKS, stand_in_tests, swift
 
-pytestmark = pytest.mark.xdist_group("swift")
+pytestmark = MARKS
 
 
 def test_swift_test_passes_on_stand_ins() -> None:

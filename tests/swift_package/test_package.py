@@ -6,11 +6,10 @@ import json
 import re
 import subprocess
 
-import pytest
 from support import REPOSITORY
-from swift_package.toolchain import modules, run_swift, swift, swift_tests, tool
+from swift_package.toolchain import MARKS, modules, run_swift, swift, swift_tests, tool
 
-pytestmark = pytest.mark.xdist_group("swift")
+pytestmark = MARKS
 
 
 def test_swift_test_passes() -> None:

@@ -18,11 +18,12 @@ import support
 import tiny_models
 from mlx_lm.generate import generate_step
 from swift_package.runtime import run_runtime, swift_logits
+from swift_package.toolchain import MARKS
 
 import mlxquant
 from mlxquant.assets import BUNDLED_MODEL
 
-pytestmark = pytest.mark.xdist_group("swift")
+pytestmark = MARKS
 
 PROMPTS = (
     "The old house stood on the hill.",

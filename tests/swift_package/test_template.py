@@ -10,10 +10,11 @@ import pytest
 import vocabularies
 from conversations import CALLS, SYSTEM, TALK, TOOLS
 from swift_package.runtime import probe
+from swift_package.toolchain import MARKS
 
 from mlxquant.run.template_worker import RefusalError, make_environment
 
-pytestmark = pytest.mark.xdist_group("swift")
+pytestmark = MARKS
 
 TEMPLATES = sorted((Path(__file__).parents[1] / "run" / "templates").glob("*.jinja"))
 

@@ -16,13 +16,14 @@ import support
 import vocabularies as made
 from hypothesis import HealthCheck, given, settings
 from swift_package.runtime import tokenize
+from swift_package.toolchain import MARKS
 from tokenizers import Tokenizer
 
 from mlxquant.assets import BUNDLED_MODEL
 from mlxquant.files.gguf_writer import build_gguf
 from mlxquant.tokenizers import as_values, from_gguf
 
-pytestmark = pytest.mark.xdist_group("swift")
+pytestmark = MARKS
 
 _CUTS = Path(__file__).parents[1] / "data" / "vocab" / "cuts.json.xz"
 #: of the vocabularies there, those that the Swift package knows

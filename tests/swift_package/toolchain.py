@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import pytest
 from support import REPOSITORY, unchecked
 
-__all__ = ["modules", "program", "run_swift", "stand_in_tests", "swift"]
+__all__ = ["MARKS", "modules", "program", "run_swift", "stand_in_tests", "swift"]
 __all__ += ["swift_tests", "tool"]
+
+#: of every test that needs what `swift` builds: they run in one process, which builds once, and
+#: whichever is first waits for all of it, on a machine that may be busy
+MARKS = [pytest.mark.xdist_group("swift"), pytest.mark.timeout(1800)]
 
 #: apart from the package's own build: another set of targets would have it planned anew each time,
 #: and a module MLX beside it would be found
@@ -52,7 +59,7 @@ def run_swift(
     Args:
         mlx: what the package's manifest finds in MLXQUANT_MLX.
     """
-    return subprocess.run(
+    with subprocess.Popen(
         [swift(), *map(str, args)],
         cwd=cwd,
         env={**os.environ, "MLXQUANT_MLX": mlx},
@@ -60,9 +67,16 @@ def run_swift(
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
-        timeout=timeout,
-        check=False,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=timeout)
+        except BaseException:
+            # with its compilers, which would go on to write into the next build
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, said)
 
 
 @cache
