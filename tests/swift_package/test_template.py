@@ -117,6 +117,27 @@ SNIPPETS = (
     "{{ [1,2,3,4]|select('even')|list }} {{ [1,2,3]|reject('odd')|list }}"
     " {{ ['a',none]|select|list }} {{ 8 is divisibleby 4 }} {{ 3 is odd }} {{ 'A' is upper }}"
     " {{ [1,2]|first }}{{ [1,2]|last }}",
+    "{{ [{'f':{'n':'a'}},{'f':{'n':'B'}}]|map(attribute='f.n')|join }}"
+    " {{ [[1,2]]|map(attribute='1')|list }}"
+    " {{ [{'f':{}}]|map(attribute='f.n', default='z')|list }} {{ [{'f':{'n':2}}]|sum('f.n', 3) }}"
+    " {{ [{'f':{'n':2}},{'f':{'n':1}}]|sort(attribute='f.n') }}"
+    " {{ [{'f':{'n':2}},{'f':{'n':1}}]|selectattr('f.n','eq',1)|list }}",
+    "{{ {'b':1,'A':2}|dictsort(true) }} {{ {'b':1,'A':2}|dictsort(false,'value') }}"
+    " {{ {'b':1,'A':2}|dictsort(reverse=true) }} {{ {'b':1,'A':2}|dictsort(by='value') }}"
+    " {{ [('a',1),('A',2),('b',3)]|sort(reverse=true, attribute=0) }}",
+    "{{ ['a','B','b','A']|unique|list }} {{ ['a','A']|unique(true)|list }} {{ ['a','B']|max }}"
+    " {{ ['a','B']|min(case_sensitive=true) }}"
+    " {{ [{'v':1},{'v':9},{'v':9,'w':1}]|max(attribute='v') }}"
+    " {{ [{'x':'a'},{'x':'A'},{'x':1}]|unique(attribute='x')|list }}",
+    '{{ "a-b c.d it\'s (foo) <b>X"|title }} {{ "a-b c.d it\'s".title() }}'
+    " {{ '  TWO  x '|title }}|{{ 3|round }} {{ 3|round(1, 'floor') }}"
+    " {{ 'a b c '.split(none, 1) }} {{ ' a  b c'.rsplit(none, 1) }}",
+    "{% set ns = namespace(f=false) %}{% for m in messages if m.role == 'user' and not ns.f %}"
+    "{% set ns.f = true %}{{ m.content }}{% else %}none{% endfor %}",
+    "{% for x in [1,2] if x > 5 %}a{% else %}e{% endfor %}{% for x in [1,2,3] if x != 2 %}"
+    "{{ loop.index }}{{ loop.last }}{% endfor %}{% for x in [1,2] %}"
+    "{% for y in [1,2] if loop.index == y %}{{ x }}{{ y }}{% endfor %}{% endfor %}",
+    "a{% raw %}\n b\n   {% endraw %}\nc\n  {% raw -%}\n {{ x }}\n  {%+ endraw %}{{ 1 }}",
 )
 
 
@@ -135,6 +156,8 @@ def test_the_language_is_jinjas() -> None:
         ("{{ 1 + 'a' }}", "failed"),
         ("{{ missing() }}", "failed"),
         ("{{ [1].append(2) }}", "failed"),
+        ("{{ 'abc'.startswith('b', 1) }}", "failed"),
+        ("{{ {}|dictsort(by='x') }}", "failed"),
         ("{{ 'x'.__class__.__mro__ }}", "failed"),
         ("{{ messages|bogus }}", "syntax"),
         ("{% if true %}", "syntax"),

@@ -84,6 +84,8 @@ struct TemplateLexer {
                 let (tokens, strips) = try tokens(endingIn: isOutput ? "}}" : "%}")
                 stripsNext = strips
                 if !isOutput, tokens.first?.kind == .name("raw") {
+                    // what comes next is the raw text, with the newline
+                    if source[at - 1] == "\n" { (at, line) = (at - 1, line - 1) }
                     pieces.append(.text(try rawText(&stripsNext)))
                 } else {
                     let piece: TemplatePiece =
@@ -147,8 +149,10 @@ struct TemplateLexer {
             if isNext("{%", at: at), let tag = endOfRaw(at) {
                 var text = source[start..<at]
                 if strips { text = text.drop(while: isSpace) }
-                if tag.stripsBefore {
+                if tag.before == "-" {
                     while let last = text.last, isSpace(last) { text.removeLast() }
+                } else if tag.before == nil {
+                    stripLine(&text, startsLine: false, isWhole: false)
                 }
                 line += source[at..<tag.end].count { $0 == "\n" }
                 at = tag.end
@@ -162,10 +166,11 @@ struct TemplateLexer {
         throw failure("a raw block is not closed")
     }
 
-    /// Where `{% endraw %}` at a place ends, and what it strips; nil for another tag.
+    /// Where `{% endraw %}` at a place ends, its mark before the name, and whether it strips what
+    /// follows; nil for another tag.
     private func endOfRaw(
         _ start: Int
-    ) -> (end: Int, stripsBefore: Bool, stripsNext: Bool)? {
+    ) -> (end: Int, before: Unicode.Scalar?, stripsNext: Bool)? {
         var place = start + 2
         func skipSpace() { while place < source.count, isSpace(source[place]) { place += 1 } }
         func mark() -> Unicode.Scalar? {
@@ -182,7 +187,7 @@ struct TemplateLexer {
         skipSpace()
         let last = mark()
         guard isNext("%}", at: place) else { return nil }
-        return (place + 2, first == "-", last == "-")
+        return (place + 2, first, last == "-")
     }
 
     /// The tokens up to the end of a tag, and whether it strips what follows.

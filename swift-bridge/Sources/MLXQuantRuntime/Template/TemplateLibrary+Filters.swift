@@ -126,7 +126,9 @@ extension TemplateLibrary {
         switch arguments.value(1, "method")?.string ?? "common" {
         case "ceil": rule = .up
         case "floor": rule = .down
-        default: rule = .toNearestOrEven
+        default:
+            if let integer = value.integer { return .int(integer) }
+            rule = .toNearestOrEven
         }
         return .float((number * scale).rounded(rule) / scale)
     }
@@ -154,7 +156,7 @@ extension TemplateLibrary {
             text = TemplateStrings.strip(whole, characters)
         case "upper": text = whole.uppercased()
         case "lower": text = whole.lowercased()
-        case "title": text = TemplateStrings.title(whole)
+        case "title": text = TemplateStrings.titleOfWords(whole)
         case "capitalize": text = TemplateStrings.capitalized(whole)
         case "replace":
             guard let old = arguments.value(0, "old"), let new = arguments.value(1, "new") else {
@@ -269,7 +271,7 @@ extension TemplateLibrary {
             for item in try renderer.items(of: value) {
                 var item = item
                 if let attribute = arguments.value(1, "attribute") {
-                    item = try renderer.item(item, attribute)
+                    item = try renderer.part(of: item, at: attribute)
                 }
                 let text = try renderer.text(of: item)
                 try renderer.step()
@@ -290,19 +292,35 @@ extension TemplateLibrary {
                 throw renderer.failure("dictsort of a \(value.typeName)")
             }
             let pairs = try renderer.items(of: try pairs(dictionary, renderer))
-            return try renderer.made(try sorted(pairs, by: .int(0), arguments, renderer))
+            let by = arguments.value(1, "by")?.string ?? "key"
+            guard by == "key" || by == "value" else {
+                throw renderer.failure("dictsort by 'key' or by 'value'")
+            }
+            let isExact = arguments.value(0, "case_sensitive")?.isTrue ?? false
+            let reversed = arguments.value(2, "reverse")?.isTrue ?? false
+            let place = TemplateValue.int(by == "key" ? 0 : 1)
+            let result = try sorted(pairs, by: place, isExact, reversed, renderer)
+            return try renderer.made(result)
         case "sort":
             let items = try renderer.items(of: value)
             let attribute = arguments.value(2, "attribute")
             let reversed = arguments.value(0, "reverse")?.isTrue ?? false
-            let result = try sorted(items, by: attribute, arguments, renderer)
-            return try renderer.made(reversed ? result.reversed() : result)
+            let isExact = arguments.value(1, "case_sensitive")?.isTrue ?? false
+            let result = try sorted(items, by: attribute, isExact, reversed, renderer)
+            return try renderer.made(result)
         case "unique":
+            let isExact = arguments.value(0, "case_sensitive")?.isTrue ?? false
+            let attribute = arguments.value(1, "attribute")
             var seen: [TemplateValue] = []
+            var kept: [TemplateValue] = []
             for item in try renderer.items(of: value) {
-                if try renderer.place(of: item, in: seen) == nil { seen.append(item) }
+                let key = try key(of: item, attribute, isExact, renderer)
+                if try renderer.place(of: key, in: seen) == nil {
+                    seen.append(key)
+                    kept.append(item)
+                }
             }
-            return try renderer.made(seen)
+            return try renderer.made(kept)
         case "sum", "min", "max": return try reduced(name, value, arguments, renderer)
         case "map": return try mapped(value, arguments, renderer)
         case "select", "reject", "selectattr", "rejectattr":
@@ -323,18 +341,31 @@ extension TemplateLibrary {
     private static func sorted(
         _ items: [TemplateValue],
         by attribute: TemplateValue?,
-        _ arguments: TemplateArguments,
+        _ isExact: Bool,
+        _ reversed: Bool,
         _ renderer: TemplateRenderer
     ) throws(TemplateError) -> [TemplateValue] {
-        let isExact = arguments.value(1, "case_sensitive")?.isTrue ?? false
         var keyed: [(key: TemplateValue, item: TemplateValue)] = []
         for item in items {
-            var key = item
-            if let attribute { key = try renderer.item(item, attribute) }
-            if !isExact, let text = key.string { key = try renderer.made(text.lowercased()) }
-            keyed.append((key, item))
+            keyed.append((try key(of: item, attribute, isExact, renderer), item))
         }
-        return try renderer.sorted(keyed)
+        // items of equal keys stay as they stood, downwards too
+        if reversed { keyed.reverse() }
+        let result = try renderer.sorted(keyed)
+        return reversed ? result.reversed() : result
+    }
+
+    /// What an item is compared by: an attribute of it, and of texts the small letters.
+    private static func key(
+        of item: TemplateValue,
+        _ attribute: TemplateValue?,
+        _ isExact: Bool,
+        _ renderer: TemplateRenderer
+    ) throws(TemplateError) -> TemplateValue {
+        var key = item
+        if let attribute { key = try renderer.part(of: item, at: attribute) }
+        if !isExact, let text = key.string { key = try renderer.made(text.lowercased()) }
+        return key
     }
 
     private static func reduced(
@@ -343,23 +374,30 @@ extension TemplateLibrary {
         _ arguments: TemplateArguments,
         _ renderer: TemplateRenderer
     ) throws(TemplateError) -> TemplateValue {
-        var result: TemplateValue = name == "sum" ? .int(0) : .undefined(name)
-        for item in try renderer.items(of: value) {
-            var item = item
-            if let attribute = arguments.value(0, "attribute") {
-                item = try renderer.item(item, attribute)
+        if name == "sum" {
+            var sum = arguments.value(1, "start") ?? .int(0)
+            for item in try renderer.items(of: value) {
+                var item = item
+                if let attribute = arguments.value(0, "attribute") {
+                    item = try renderer.part(of: item, at: attribute)
+                }
+                sum = try renderer.compute(sum, .add, item)
             }
-            if name == "sum" {
-                result = try renderer.compute(result, .add, item)
-            } else if result.isUndefined {
-                result = item
-            } else if name == "min"
-                ? try renderer.isLess(item, result) : try renderer.isLess(result, item)
-            {
-                result = item
-            }
+            return sum
         }
-        return result
+        let isExact = arguments.value(0, "case_sensitive")?.isTrue ?? false
+        let attribute = arguments.value(1, "attribute")
+        var best: (key: TemplateValue, item: TemplateValue)?
+        for item in try renderer.items(of: value) {
+            let key = try key(of: item, attribute, isExact, renderer)
+            if let old = best?.key {
+                let isBetter =
+                    name == "min" ? try renderer.isLess(key, old) : try renderer.isLess(old, key)
+                if !isBetter { continue }
+            }
+            best = (key, item)
+        }
+        return best?.item ?? .undefined(name)
     }
 
     private static func mapped(
@@ -372,11 +410,8 @@ extension TemplateLibrary {
         for item in try renderer.items(of: value) {
             try renderer.step()
             if let attribute {
-                var result = try renderer.item(item, attribute)
-                if result.isUndefined, let standard = arguments.value(.max, "default") {
-                    result = standard
-                }
-                results.append(result)
+                let standard = arguments.value(.max, "default")
+                results.append(try renderer.part(of: item, at: attribute, default: standard))
             } else if let name = arguments.positional.first?.string {
                 var rest = arguments
                 rest.positional.removeFirst()
@@ -405,7 +440,7 @@ extension TemplateLibrary {
         for item in try renderer.items(of: value) {
             try renderer.step()
             var checked = item
-            if let attribute { checked = try renderer.item(item, attribute) }
+            if let attribute { checked = try renderer.part(of: item, at: attribute) }
             var holds = checked.isTrue
             if let test { holds = try self.test(test, checked, more, renderer) }
             if holds == name.hasPrefix("select") { kept.append(item) }

@@ -39,6 +39,12 @@ extension TemplateLibrary {
         }
     }
 
+    /// Of methods to which Python gives more: places to begin and end at, whether lines keep their ends.
+    private static let mostArguments = [
+        "startswith": 1, "endswith": 1, "find": 1, "rfind": 1, "index": 1, "count": 1,
+        "splitlines": 0,
+    ]
+
     private static func textMethod(
         _ name: String,
         _ text: String,
@@ -56,6 +62,10 @@ extension TemplateLibrary {
             return part
         }
         let characters = arguments.positional.first?.string
+        let most = mostArguments[name] ?? .max
+        if arguments.positional.count > most {
+            throw renderer.failure("\(name) takes no more than \(most) arguments here")
+        }
         switch name {
         case "strip": return try renderer.made(TemplateStrings.strip(text, characters))
         case "lstrip":
@@ -158,7 +168,9 @@ extension TemplateLibrary {
         try renderer.charge(text.utf8.count)
         guard let separator = arguments.value(0, "sep")?.string else {
             try renderer.charge(items: TemplateStrings.wordCount(text))
-            return TemplateStrings.words(text, most: most)
+            return name == "split"
+                ? TemplateStrings.words(text, most: most)
+                : TemplateStrings.wordsFromRight(text, most: most)
         }
         if separator.isEmpty { throw renderer.failure("split by nothing") }
         try renderer.charge(items: 1 + TemplateStrings.places(of: separator, in: text).count)

@@ -6,6 +6,8 @@ struct TemplateParser {
     var at = 0
     var line = 1
     var depth = 0
+    /// Whether a tag that was read names `loop`.
+    private var namesLoop = false
 
     /// Levels of tags, parentheses and operators within one another.
     static let deepest = 64
@@ -68,6 +70,7 @@ struct TemplateParser {
 
     private mutating func begin(_ found: [TemplateToken], _ first: Int) {
         (tokens, at, line) = (found, 0, first)
+        if found.contains(where: { $0.kind == .name("loop") }) { namesLoop = true }
     }
 
     private func finish() throws(TemplateError) {
@@ -125,8 +128,12 @@ struct TemplateParser {
         let items = try tuple(withConditional: false)
         let condition = take(word: "if") ? try expression() : nil
         try finish()
+        let outside = namesLoop
+        namesLoop = false
         let (body, end) = try nodes(until: ["else", "endfor"])
         try finish()
+        let usesLoop = namesLoop
+        namesLoop = usesLoop || outside
         var otherwise: [TemplateNode] = []
         if end == "else" {
             otherwise = try nodes(until: ["endfor"]).0
@@ -137,6 +144,7 @@ struct TemplateParser {
             items: items,
             condition: condition,
             body: body,
+            usesLoop: usesLoop,
             otherwise: otherwise
         )
         return .loop(loop, line: first)

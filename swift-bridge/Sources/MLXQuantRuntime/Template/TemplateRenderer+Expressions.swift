@@ -129,6 +129,25 @@ extension TemplateRenderer {
         }
     }
 
+    /// What a filter's `attribute` names: with dots, an item of an item; what is not there is
+    /// `standard`, where that is given.
+    func part(
+        of value: TemplateValue,
+        at path: TemplateValue,
+        default standard: TemplateValue? = nil
+    ) throws(TemplateError) -> TemplateValue {
+        let names = path.string?.split(separator: ".", omittingEmptySubsequences: false)
+        var found = value
+        for name in names ?? [""] {
+            try step()
+            let isPlace = !name.isEmpty && name.utf8.allSatisfy { (0x30...0x39).contains($0) }
+            let place = isPlace ? Int(name).map { TemplateValue.int($0) } : nil
+            found = try item(found, names == nil ? path : place ?? .string(String(name)))
+            if found.isUndefined, let standard { found = standard }
+        }
+        return found
+    }
+
     func item(
         _ value: TemplateValue,
         _ index: TemplateValue

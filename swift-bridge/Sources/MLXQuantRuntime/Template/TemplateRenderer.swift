@@ -275,27 +275,39 @@ final class TemplateRenderer {
 
     private func run(_ loop: TemplateLoop) throws(TemplateError) {
         var items = try self.items(of: try evaluate(loop.items))
-        if let condition = loop.condition {
+        if loop.usesLoop {
             var kept: [TemplateValue] = []
-            for item in items {
-                let keep = try inScope { () throws(TemplateError) in
-                    try assign(item, to: loop.target)
-                    return try evaluate(condition).isTrue
-                }
-                if keep { kept.append(item) }
-            }
+            for item in items where try isWanted(item, loop) { kept.append(item) }
             items = kept
         }
+        var isEmpty = true
         for (index, item) in items.enumerated() {
             try step()
+            // as in Jinja: the body may have changed what the condition asks for
+            if !loop.usesLoop, !(try isWanted(item, loop)) { continue }
+            isEmpty = false
             let flow = try inScope { () throws(TemplateError) in
-                scopes[scopes.count - 1]["loop"] = .function(state(of: items, at: index))
+                if loop.usesLoop {
+                    scopes[scopes.count - 1]["loop"] = .function(state(of: items, at: index))
+                }
                 try assign(item, to: loop.target)
                 return try run(loop.body)
             }
             if flow == .leave { return }
         }
-        if items.isEmpty { _ = try nested(loop.otherwise) }
+        if isEmpty { _ = try nested(loop.otherwise) }
+    }
+
+    /// Whether a loop's condition holds for an item.
+    private func isWanted(
+        _ item: TemplateValue,
+        _ loop: TemplateLoop
+    ) throws(TemplateError) -> Bool {
+        guard let condition = loop.condition else { return true }
+        return try inScope { () throws(TemplateError) in
+            try assign(item, to: loop.target)
+            return try evaluate(condition).isTrue
+        }
     }
 
     /// What is `loop` within a loop.

@@ -74,7 +74,7 @@ enum TemplateStrings {
         var words: [String] = []
         while !rest.isEmpty {
             if words.count == most {
-                words.append(strip(String(rest), nil, left: false))
+                words.append(String(rest))
                 break
             }
             let word = rest.prefix { !isSpace($0) }
@@ -82,6 +82,12 @@ enum TemplateStrings {
             rest = rest[word.endIndex...].drop(while: isSpace)
         }
         return words
+    }
+
+    /// The same, but that the most words are counted from the right.
+    static func wordsFromRight(_ text: String, most: Int) -> [String] {
+        let backwards = string(text.unicodeScalars.reversed())
+        return words(backwards, most: most).reversed().map { string($0.unicodeScalars.reversed()) }
     }
 
     /// How many words there are.
@@ -145,6 +151,24 @@ enum TemplateStrings {
             inWord = properties.isCased
         }
         return result
+    }
+
+    /// The first letter of what stands between spaces, hyphens and opening brackets large and the
+    /// others small, as Jinja's filter has it.
+    static func titleOfWords(_ text: String) -> String {
+        text.unicodeScalars.split(omittingEmptySubsequences: false, whereSeparator: endsWord)
+            .reduce(into: (result: "", end: text.startIndex)) { title, word in
+                title.result += text[title.end..<word.startIndex]
+                if let first = word.first {
+                    let rest = string(word.dropFirst()).lowercased()
+                    title.result += first.properties.uppercaseMapping + rest
+                }
+                title.end = word.endIndex
+            }.result
+    }
+
+    private static func endsWord(_ scalar: Unicode.Scalar) -> Bool {
+        isSpace(scalar) || "-({[<".unicodeScalars.contains(scalar)
     }
 
     static func capitalized(_ text: String) -> String {

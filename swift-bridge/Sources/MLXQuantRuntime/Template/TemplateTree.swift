@@ -81,6 +81,8 @@ struct TemplateLoop: Sendable {
     let items: TemplateExpression
     let condition: TemplateExpression?
     let body: [TemplateNode]
+    /// Whether `loop` is named in the body.
+    let usesLoop: Bool
     let otherwise: [TemplateNode]
 }
 
