@@ -193,6 +193,7 @@ def test_half_a_character_is_never_given_out(tmp_path: Path) -> None:
         ({"normalizer": {"type": "NFKC"}}, "NFKC is not supported"),
         ({"pre_tokenizer": {"type": "BertPreTokenizer"}}, "BertPreTokenizer is not supported"),
         ({"pre_tokenizer": made.split(r"(\1)")}, "of the expression"),
+        ({"pre_tokenizer": made.split("[[:alpha:]]+")}, "such as [:alpha:] is not supported"),
         ({"pre_tokenizer": made.split("(" * 100)}, "groups in one another"),
         ({"pre_tokenizer": made.split("((ab){1000}){1000}")}, "steps"),
         (

@@ -214,6 +214,8 @@ struct PatternParser {
                 continue
             }
             if skip("[") {
+                // as a class within the class it would be five letters
+                if peek == ":" { throw wrong("a class such as [:alpha:] is not supported") }
                 part = part.union(try setBody())
                 first = false
                 continue
