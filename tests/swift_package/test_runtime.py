@@ -7,6 +7,7 @@ bound is for; a wrong scale, order or mask is off by a thousand times as much.
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from swift_package.toolchain import MARKS
 
 import mlxquant
 from mlxquant.assets import BUNDLED_MODEL
+from mlxquant.files.gguf_writer import build_gguf
+from mlxquant.tokenizers import as_values
 
 pytestmark = MARKS
 
@@ -257,3 +260,30 @@ def test_a_token_that_the_model_lacks_is_refused(tmp_path: Path) -> None:
     done = run_runtime("generate", path, "--raw", "-p", "The old house stood on the hill.")
     assert done.returncode == 2
     assert "the model has 320" in done.stderr
+
+
+def test_a_recommendation_that_no_one_can_follow_is_refused(tmp_path: Path) -> None:
+    """Scores divided by nothing would make one token the likeliest for ever."""
+    model = tmp_path / "m"
+    shutil.copytree(BUNDLED_MODEL, model)
+    settings = {"do_sample": True, "repetition_penalty": 0}
+    (model / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    done = run_runtime("generate", model, "-p", "x", "-m", "1")
+    assert done.returncode == 2
+    assert "generation_config.json: repetition_penalty: 0: more than 0 expected" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+@pytest.mark.parametrize("factor", [0.0, -2.0])
+def test_rope_that_is_scaled_by_nothing_is_refused(
+    kind: str, factor: float, tmp_path: Path
+) -> None:
+    sizes = ("embedding_length", "block_count", "attention.head_count", "feed_forward_length")
+    metadata: dict[str, Any] = {"general.architecture": "llama"}
+    metadata |= {f"llama.{name}": 2 for name in sizes}
+    metadata |= {"llama.attention.key_length": 32, "llama.rope.scaling.type": kind}
+    metadata |= {"llama.rope.scaling.factor": factor}
+    (tmp_path / "m.gguf").write_bytes(build_gguf(as_values(metadata), [])[0])
+    done = run_runtime("generate", tmp_path / "m.gguf", "-p", "x")
+    assert done.returncode == 2
+    assert f"llama.rope.scaling.factor: {factor}: above 0 expected" in done.stderr

@@ -78,6 +78,10 @@ public struct GenerationOptions: Sendable, Hashable {
         minP = try number("min_p", 0...1)
         topK = try number("top_k", 0...1e9).map { Int($0) }
         repetitionPenalty = try number("repetition_penalty", 0...100)
+        if repetitionPenalty == 0 {
+            let reason = "0: more than 0 expected; 1 switches it off"
+            throw FormatError(.file, file: path, field: "repetition_penalty", reason: reason)
+        }
         if temperature == nil { temperature = config["do_sample"]?.bool == true ? 1 : 0 }
     }
 

@@ -93,20 +93,25 @@ extension ModelConfiguration {
         guard rotated == size else {
             throw data.wrong("rope.dimension_count", "\(rotated) of \(size): not supported")
         }
-        switch data.text("rope.scaling.type") ?? "none" {
+        let factor = try data.real("rope.scaling.factor", default: 1)
+        let kind = data.text("rope.scaling.type") ?? "none"
+        guard factor > 0 || kind == "none" else {
+            let key = "\(data.architecture).rope.scaling.factor"
+            throw data.wrong(key, "\(factor): above 0 expected")
+        }
+        switch kind {
         case "none": break
-        case "linear":
-            rope.scaleLinearly(by: try data.real("rope.scaling.factor", default: 1))
+        case "linear": rope.scaleLinearly(by: factor)
         case "yarn":
             rope.scaleByYarn(
                 base: base,
-                factor: try data.real("rope.scaling.factor", default: 1),
+                factor: factor,
                 original: try data.count("rope.scaling.original_context_length", most: 1 << 30),
                 fast: 32,
                 slow: 1,
                 magnitude: nil
             )
-        case let kind: throw data.wrong("rope.scaling.type", "\(quoted(kind)) is not supported")
+        default: throw data.wrong("rope.scaling.type", "\(quoted(kind)) is not supported")
         }
         if let frequencies {
             let divisors = try frequencies.floats()
