@@ -287,3 +287,29 @@ def test_rope_that_is_scaled_by_nothing_is_refused(
     done = run_runtime("generate", tmp_path / "m.gguf", "-p", "x")
     assert done.returncode == 2
     assert f"llama.rope.scaling.factor: {factor}: above 0 expected" in done.stderr
+
+
+def test_a_head_of_which_nothing_is_said_is_the_embedding_if_there_is_no_other(
+    tmp_path: Path,
+) -> None:
+    model = tmp_path / "m"
+    shutil.copytree(BUNDLED_MODEL, model)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    assert config.pop("tie_word_embeddings") is True
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    options = ("--raw", "-p", PROMPTS[0], "--temp", "0", "-m", "8", "--quiet")
+    said, expected = (run_runtime("generate", path, *options) for path in (model, BUNDLED_MODEL))
+    assert (said.returncode, said.stdout) == (0, expected.stdout), said.stderr
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("ids", ["313", 1.5, -1, [True, 4091], {"id": 1}])
+def test_ids_of_ends_that_are_none_are_refused(file: str, ids: Any, tmp_path: Path) -> None:
+    """In Python's words: a text would not end where it should."""
+    model = tmp_path / "m"
+    shutil.copytree(BUNDLED_MODEL, model)
+    config = json.loads((model / file).read_text(encoding="utf-8")) | {"eos_token_id": ids}
+    (model / file).write_text(json.dumps(config), encoding="utf-8")
+    done = run_runtime("generate", model, "-p", "x", "-m", "1")
+    assert done.returncode == 2
+    assert f"{file}: eos_token_id: " in done.stderr and "is not a token id" in done.stderr

@@ -91,7 +91,7 @@ public final class LanguageModel: Sendable {
         let headName = isFolder ? prefix + "lm_head" : "output"
         let hasHead = model[headName + ".weight"] != nil
         // Gemma's head is the embedding unless there is another, whatever its settings say.
-        let isTied = configuration.family.isGemma ? !hasHead : configuration.isTied
+        let isTied = configuration.family.isGemma ? !hasHead : configuration.isTied ?? !hasHead
         head =
             isTied ? embedding : try reader.matrix(headName, rows, configuration.hiddenSize)
         endIDs = tokenizer.endIDs.union(configuration.endIDs)

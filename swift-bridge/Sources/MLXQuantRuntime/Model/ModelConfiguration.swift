@@ -36,8 +36,8 @@ struct ModelConfiguration: Sendable {
     var logitCap: Float = 0
     /// Norms are stored as w and mean 1 + w.
     var addsOneToNorms = false
-    /// Whether the head is the embedding.
-    var isTied: Bool
+    /// Whether the head is the embedding; nil where that is not said, and shows by there being no other.
+    var isTied: Bool?
     var rope: RotaryEmbedding
     /// Of the layers with a window, where it is another one.
     var localRope: RotaryEmbedding?
@@ -97,10 +97,20 @@ extension ModelConfiguration {
             throw settings.wrong("model_type", "\(quoted(name)) is not supported; known: \(known)")
         }
         try self.init(family, settings, tied: outer["tie_word_embeddings"]?.bool)
-        let sources = [outer["eos_token_id"], folder.generationConfig?["eos_token_id"]]
-        for value in sources + [settings.object["eos_token_id"]] {
-            let ids = value?.array ?? value.map { [$0] } ?? []
-            endIDs.formUnion(ids.compactMap(\.int).filter { $0 >= 0 })
+        let own = folder.path + "/generation_config.json"
+        try addEnds(outer["eos_token_id"], settings.path)
+        try addEnds(settings.object["eos_token_id"], settings.path)
+        try addEnds(folder.generationConfig?["eos_token_id"], own)
+    }
+
+    private mutating func addEnds(_ value: JSON?, _ path: String) throws(FormatError) {
+        guard let value, !value.isNull else { return }
+        for item in value.array ?? [value] {
+            guard let id = item.int, id >= 0 else {
+                let reason = "\(item) is not a token id (a number from 0 up)"
+                throw FormatError(.file, file: path, field: "eos_token_id", reason: reason)
+            }
+            endIDs.insert(id)
         }
     }
 
@@ -137,7 +147,7 @@ extension ModelConfiguration {
             most: 1 << 30
         )
         queryScale = 1 / Float(headSize).squareRoot()
-        isTied = settings.flag("tie_word_embeddings", default: tied ?? family.isGemma)
+        isTied = settings.object["tie_word_embeddings"]?.bool ?? tied
         let theta = try settings.real(
             "rope_theta",
             default: Self.nestedTheta(settings) ?? (family == .qwen2 || isGemma3 ? 1e6 : 10000)
