@@ -104,11 +104,16 @@ def get_mlx(name: str, dtype: str = "BF16") -> MlxFormat:
     """As `get`, for a format that an MLX folder can hold.
 
     Raises:
-        RequestError: as `get`; or the format is one of GGUF's.
+        RequestError: as `get`, which here lists these formats alone; or the format is another.
     """
+    if not isinstance(name, str) or name not in FORMATS:
+        raise RequestError(f"format {name!r}: choose one of {', '.join(mlx_names())}")
     found = get(name, dtype)
     if not isinstance(found, MlxFormat):
-        raise RequestError(f"format {name!r} is GGUF's; an MLX folder cannot hold it")
+        what = (
+            "is GGUF's; an MLX folder cannot hold it" if found.block_size > 1 else "packs nothing"
+        )
+        raise RequestError(f"format {name!r} {what}")
     return found
 
 

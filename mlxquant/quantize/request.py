@@ -330,7 +330,10 @@ class Request:
             return None
         if re.fullmatch(r"[0-9]{1,3}", spec):
             return self._with_bits(int(spec))
-        return formats.get_mlx(spec)
+        try:
+            return formats.get_mlx(spec)
+        except RequestError as problem:
+            raise RequestError(f"{problem}; keep leaves a tensor as it is") from None
 
 
 def _one_of(what: str, value: object, allowed: Any) -> None:

@@ -211,7 +211,7 @@ def _finish(
         write_file(folder / name, data)
         files[name] = file_hash(folder / name)
         if name == "config.json":
-            sources[name] = str(files[name]["sha256"])
+            sources[name] = str(file_hash(checkpoint.path / name)["sha256"])
     write_file(folder / MANIFEST, _manifest(checkpoint, plan, sources, files))
     files[MANIFEST] = file_hash(folder / MANIFEST)
     info = _info(checkpoint, plan.memory, type_name, str(files[MANIFEST]["sha256"]))
@@ -228,8 +228,22 @@ def _contents(checkpoint: Checkpoint, layout: Layout) -> dict[str, bytes]:
         return {}
     copies = ["config.json", *(path.as_posix() for path in checkpoint.extra_files)]
     contents = {name: (checkpoint.path / name).read_bytes() for name in copies}
+    contents["config.json"] = _without_nulls(contents["config.json"])
     contents["model.safetensors.index.json"] = json.dumps(_index(layout), indent=4).encode()
     return contents
+
+
+def _without_nulls(config: bytes) -> bytes:
+    """config.json, with `false` for layers that are null: which mlx-lm takes for that, and
+    mlx-swift-lm refuses. As it is where none is."""
+    content = json.loads(config)
+    found = False
+    for key in ("quantization", "quantization_config"):
+        layers = content.get(key)
+        for path, entry in layers.items() if isinstance(layers, dict) else ():
+            if entry is None:
+                layers[path], found = False, True
+    return json.dumps(content, indent=4).encode() if found else config
 
 
 def _index(layout: Layout) -> dict[str, Any]:

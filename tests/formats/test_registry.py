@@ -53,6 +53,15 @@ def test_an_unknown_name_is_told_what_there_is() -> None:
         formats.get("mxfp4", "F64")
 
 
+def test_of_mlx_s_formats_alone() -> None:
+    with pytest.raises(RequestError, match="choose one of affine.*, mxfp4, mxfp8, nvfp4$"):
+        formats.get_mlx("bf16")
+    with pytest.raises(RequestError, match="'Q4_K' is GGUF's; an MLX folder cannot hold it"):
+        formats.get_mlx("Q4_K")
+    with pytest.raises(RequestError, match="'BF16' packs nothing"):
+        formats.get_mlx("BF16")
+
+
 @pytest.mark.parametrize(
     ("bits", "group_size", "mode", "told"),
     [

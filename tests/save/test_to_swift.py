@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,24 @@ def test_manifest(source: Path, exported: Path) -> None:
         assert said == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     info = (exported / "ModelInfo.swift").read_text()
     assert hashlib.sha256((exported / "mlxquant.json").read_bytes()).hexdigest() in info
+
+
+def test_layers_that_are_null_are_false_for_swift(source: Path, tmp_path: Path) -> None:
+    """mlx-lm takes one for the other; mlx-swift-lm's decoder knows only `false`."""
+    given = shutil.copytree(source, tmp_path / "given")
+    config = json.loads((given / "config.json").read_bytes())
+    for key in ("quantization", "quantization_config"):
+        config[key]["no.such.layer"] = None
+    (given / "config.json").write_text(json.dumps(config))
+    export_swift(given, tmp_path / "out")
+    for key in ("quantization", "quantization_config"):
+        config[key]["no.such.layer"] = False
+    assert json.loads((tmp_path / "out" / "config.json").read_bytes()) == config
+    manifest = json.loads((tmp_path / "out" / "mlxquant.json").read_bytes())
+    original = hashlib.sha256((given / "config.json").read_bytes()).hexdigest()
+    assert manifest["source"]["sha256"]["config.json"] == original
+    written = hashlib.sha256((tmp_path / "out" / "config.json").read_bytes()).hexdigest()
+    assert manifest["files"]["config.json"]["sha256"] == written
 
 
 def test_the_same_again(source: Path, exported: Path, tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ def test_wrong_words() -> None:
         done = run("mlxquant-swift", *words)
         assert (done.returncode, done.stdout) == (2, ""), words
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    done = run("mlxquant-swift", "generate", BUNDLED, "-p", "x", "--threads", "-4")
+    assert done.returncode == 2
+    assert done.stderr == "error: --threads -4: at least 1, or 0 for one a processor\n"
     for words in (["no/such/model"], ["--", "-no"]):
         done = run("mlxquant-swift", "inspect", *words)
         assert (done.returncode, done.stdout) == (2, "")

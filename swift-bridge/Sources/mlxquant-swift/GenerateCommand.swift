@@ -124,7 +124,12 @@ enum GenerateCommand {
             case "--min-p": request.options.minP = try number(Float.self)
             case "--repetition-penalty": request.options.repetitionPenalty = try number(Float.self)
             case "--seed": request.options.seed = try number(UInt64.self)
-            case "-t", "--threads": request.threads = try number(Int.self)
+            case "-t", "--threads":
+                request.threads = try number(Int.self)
+                guard request.threads >= 0 else {
+                    let reason = "at least 1, or 0 for one a processor"
+                    throw UsageError(reason: "\(name) \(request.threads): \(reason)")
+                }
             case "--json": request.isJSON = true
             case "--quiet": request.isQuiet = true
             case "--trust-remote-code": request.trustsCode = true

@@ -52,7 +52,8 @@ private func overview(of model: Model) -> [(String, String)] {
         rows.append(("architecture", safe(folder.config["model_type"]?.string ?? "")))
         if let scheme = folder.quantization?.scheme {
             let own = folder.quantization?.layers.count { $0.entry != .standard } ?? 0
-            let entries = own == 0 ? "" : "; \(grouped(own)) layers with entries of their own"
+            let layers = own == 1 ? "1 layer has its own" : "\(grouped(own)) layers have their own"
+            let entries = own == 0 ? "" : "; \(layers)"
             rows.append(("quantization", scheme.formatName + entries))
         }
         if let manifest = folder.manifest {
