@@ -83,9 +83,11 @@ def forecast(source: SourceModel, request: Request, threads: int | None = None) 
     if not modules:
         return Forecast({}, _PROGRAM)
     weights = sum(math.prod(module.shape) for module in modules)
-    largest = max(modules, key=lambda module: module.shape[-1])
     fmt, cores = request.default, threads or os.cpu_count() or 1
-    rows = _sample(largest)
+    # weights whose rows the format cannot take stay as they are, or get another
+    able = [module for module in modules if module.shape[-1] % fmt.block_size == 0]
+    largest = max((module.shape[-1] for module in able), default=4 * fmt.block_size)
+    rows = _sample(largest, fmt.block_size)
     plain = _seconds(lambda: search(fmt, rows, None)) / rows.size
     if not request.calibrate:
         return Forecast({"search": plain * weights / cores}, _PROGRAM + cores * 8e6)
@@ -103,9 +105,9 @@ def forecast(source: SourceModel, request: Request, threads: int | None = None) 
     return Forecast(parts, _memory(source, modules, request, weights))
 
 
-def _sample(module: Module) -> NDArray[np.float32]:
-    """Normal weights of a matrix's width."""
-    shape = (_ROWS, min(_COLUMNS, module.shape[-1]))
+def _sample(width: int, group: int) -> NDArray[np.float32]:
+    """Normal weights of a matrix's width, a number of groups."""
+    shape = (_ROWS, min(_COLUMNS // group * group, width))
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32) * np.float32(0.02)
 
 

@@ -81,3 +81,16 @@ def test_a_gguf_type_has_no_preset(tmp_path: Path) -> None:
     done = run_cli("quantize", "-o", tmp_path / "m.gguf", "--type", "Q4_0", "--quality", "best")
     assert done.returncode == 2
     assert "--calibrate bundled for what balanced does" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("width", [100, 32])
+def test_rows_that_take_no_group(width: int, tmp_path: Path) -> None:
+    """The widest matrix, or every one, stays as it is: the others, or a usual one, are tried."""
+    shape = {"head_dim": 32, "num_attention_heads": 1, "num_key_value_heads": 1}
+    hidden = {100: 64, 32: 32}[width]
+    folder = tiny_models.make(
+        tmp_path / "m", "llama", hidden_size=hidden, intermediate_size=width, **shape
+    )
+    source = resolve_model(open_checkpoint(folder))
+    assert forecast(source, Request(quality="fast")).seconds > 0
+    assert forecast(source, Request(quality="balanced")).seconds > 0
