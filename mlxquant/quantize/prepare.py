@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..assets import CALIBRATION_TEXT
-from ..errors import RequestError, one_line
+from ..errors import ModelError, RequestError, one_line
 from ..formats.base import Array
 from ..measure.text import Text, read_text
 from ..measure.windows import WINDOW, Tokens, cut, tokenize
+from ..models.roles import role_of
 from ..models.source_model import SourceModel
 from ..run.model import context_length, load_tokenizer
 from ..save.folder import Staged
@@ -127,7 +128,7 @@ def read_calibration(source: SourceModel, request: Request) -> Calibration:
     Raises:
         FileFormatError, RequestError: it cannot be read, or is shorter than one window; the model
             is quantized already.
-        ModelError: the model's tokenizer is broken or missing.
+        ModelError: the model's tokenizer is broken or missing, or another model's.
     """
     if any(module.quantized for module in source.modules.values()):
         raise RequestError(
@@ -145,6 +146,7 @@ def read_calibration(source: SourceModel, request: Request) -> Calibration:
             f"give a longer text: for {request.calibrate_windows} windows it takes some "
             f"{max(1, 4 * need // 1000)} kB"
         )
+    _check_vocabulary(source, tokens[:need])
     return Calibration(cut(tokens, length, most=request.calibrate_windows).tokens, text)
 
 
@@ -157,6 +159,21 @@ def _first_tokens(tokenizer: Any, content: str, need: int) -> Tokens:
         if size >= len(content) or len(tokens) > 1.1 * need:
             return tokens
         size *= 2
+
+
+def _check_vocabulary(source: SourceModel, tokens: Tokens) -> None:
+    """Refuse tokens that the embedding has no rows for: what a look-up would give is undefined.
+
+    Raises:
+        ModelError: with both numbers.
+    """
+    tables = [m.shape[0] for p, m in source.modules.items() if role_of(p) == "embedding"]
+    if len(tables) == 1 and tokens.max() >= tables[0]:
+        raise ModelError(
+            f"{source.checkpoint.path}: its tokenizer makes token {tokens.max()} of the "
+            f"calibration text, but its embedding has {tables[0]} rows; put the model's own "
+            "tokenizer beside its weights"
+        )
 
 
 def opened_workspace(

@@ -314,3 +314,11 @@ def test_nan_is_named(where: str, tmp_path: Path) -> None:
     mx.save_safetensors(str(folder / "model.safetensors"), {**weights, f"{where}.weight": bad})
     with pytest.raises(ModelError, match=where.replace(".", r"\.")):
         quantize(folder, tmp_path / "out", calibrate="bundled", calibrate_windows=1)
+
+
+def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
+    folder = tiny_models.make(tmp_path / "m", "llama")
+    message = "its tokenizer makes token [0-9]+ of the calibration text, but its embedding has 320"
+    with pytest.raises(ModelError, match=message):
+        quantize(folder, tmp_path / "out", calibrate="bundled", calibrate_windows=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
