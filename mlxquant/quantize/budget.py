@@ -19,7 +19,7 @@ from .calibrate import Encode, Rows, Target
 from .measuring import Progress
 from .menu import Decode, budget_of, fixed_bytes, formats_for, make_menu
 from .plan_file import KEEP, PlanFile
-from .policy import Item, Plan, make_plan, overridden
+from .policy import Item, Plan, check_globs, make_plan, overridden
 from .probing import probe
 from .request import Request
 from .rows import float32_rows
@@ -81,12 +81,15 @@ def share_out(
         RequestError: the smallest formats take more, or the best ones lose more, than is allowed.
         ModelError: as `probe`.
     """
+    check_globs(source, request)
     kept = make_plan(source, _keeping(request))
     possible = formats_for(source, kept)
     for path in possible:
         wanted = overridden(request, path)
-        if wanted is not None:
-            possible[path] = (wanted,)
+        if wanted is not None:  # what the rows cannot take stays, as without a target
+            width = source.modules[path].shape[-1]
+            fits = wanted == KEEP or width % formats.get_mlx(wanted).block_size == 0
+            possible[path] = (wanted,) if fits else (KEEP,)
     weights = {item.module: item for item in kept.items if item.module in possible}
     targets = {
         str(path): Target(

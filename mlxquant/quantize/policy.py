@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..models.source_model import Module, SourceModel
     from .exact import ImportRequest
 
-__all__ = ["Item", "Plan", "make_plan", "overridden"]
+__all__ = ["Item", "Plan", "check_globs", "make_plan", "overridden"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def make_plan(source: SourceModel, request: Request) -> Plan:
     decisions = {
         path: _decide(source, module, request, recipe) for path, module in source.modules.items()
     }
-    _check_globs(source, request)
+    check_globs(source, request)
     items: list[Item] = []
     for name, node in source.parameters.items():
         path, _, last = name.rpartition(".")
@@ -267,8 +267,12 @@ def _check_source(source: SourceModel, request: Request) -> None:
         )
 
 
-def _check_globs(source: SourceModel, request: Request) -> None:
-    """A glob that matches nothing is a typing error."""
+def check_globs(source: SourceModel, request: Request) -> None:
+    """A glob that matches nothing is a typing error.
+
+    Raises:
+        RequestError: it names the glob.
+    """
     for glob, _ in request.tensors:
         if not any(_matches(path, glob) for path in source.modules):
             example = next(iter(source.modules), "model.layers.0.*")

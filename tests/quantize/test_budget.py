@@ -24,7 +24,7 @@ from mlxquant.formats.affine import Affine
 from mlxquant.measure.text import read_text
 from mlxquant.measure.windows import cut, tokenize
 from mlxquant.models.mlx_lm import resolve_model
-from mlxquant.quantize import probing
+from mlxquant.quantize import budget, probing
 from mlxquant.quantize.calibrate import Target
 from mlxquant.quantize.encoder import Encoder
 from mlxquant.quantize.plan_file import read_plan
@@ -141,6 +141,29 @@ def test_a_tensor_of_the_user_s_own(tmp_path: Path) -> None:
     assert formats["model.embed_tokens"] == "mxfp8"
     assert formats["model.layers.1.self_attn.o_proj"] == "keep"
     assert result.bpw <= 9.0
+
+
+def test_a_tensor_whose_rows_cannot_take_the_user_s_format_stays(tmp_path: Path) -> None:
+    folder = tiny_models.make(tmp_path / "m", "llama", vocab_size=4096, hidden_size=96)
+    how: dict[str, Any] = {"target_bpw": 12.0, "calibrate_windows": 1}
+    result = quantize(folder, None, tensors=(("*.q_proj", "4"),), dry_run=True, **how)
+    kept = [item for item in result.plan.items if item.role == "attention.q"]
+    assert len(kept) == 2 and all(item.target is None for item in kept)
+    assert all("rows of 96 are no multiple" in str(item.reason) for item in kept)
+    assert result.bpw <= 12.0
+
+
+def test_a_misspelt_tensor_is_said_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def probe(*_: object, **__: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(budget, "probe", probe)
+    folder = tiny_models.make(tmp_path / "m", "llama", vocab_size=4096)
+    how: dict[str, Any] = {"target_bpw": 4.0, "calibrate_windows": 1}
+    with pytest.raises(RequestError, match=r"--tensor 'nowhere' matches no module"):
+        quantize(folder, tmp_path / "out", tensors=(("nowhere", "4"),), **how)
 
 
 def test_speed_goes_by_what_was_measured_on_the_chip(tmp_path: Path) -> None:
