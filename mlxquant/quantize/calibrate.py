@@ -28,7 +28,7 @@ from ..formats.floats import to_float32
 from ..models.roles import role_of
 from ..models.source_model import SourceModel
 from .blocks import OUTSIDE, TABLES, BlockModel, assembled
-from .measuring import Progress, measure
+from .measuring import Progress, experts_at_a_time, measure
 from .statistics import Statistics, blended
 from .streams import Stream, Tokens
 from .workspace import Workspace
@@ -49,9 +49,6 @@ Encode = Callable[[Format, NDArray[np.float32], Statistics | None], tuple[Array,
 
 #: rows [begin, end) of a weight, float32 [end - begin, k]
 Rows = Callable[[int, int], NDArray[np.float32]]
-
-#: bytes of experts' moments in memory at a time
-_MOMENTS = 512 << 20
 
 #: weights that are encoded in one go
 _PIECE = 1 << 22
@@ -236,7 +233,7 @@ def _encode_experts(
 ) -> list[str]:
     """The stacked weights of experts, each with the tokens that were routed to it."""
     count, rows, width = members[0].shape
-    at_a_time = max(1, _MOMENTS // (4 * width * width))
+    at_a_time = experts_at_a_time(width)
     few: list[int] = []
     steps = [work.writing(wire_step(target.name), _specs(target)) for target in members]
     writers = [step.__enter__() for step in steps]

@@ -3,6 +3,7 @@
     collect           mean squares of every module's input, in the model as it is
     head_statistics   second moments of a head's input
     measure           of one input, in a layer that is loaded
+    measure_together  the same, of all experts as one
 
 One layer is in memory at a time, with the moments of one input; hidden states and results are steps
 of a workspace, so that a stopped run goes on where it was.
@@ -24,7 +25,18 @@ from .streams import Stream, Tokens
 from .taps import Moments
 from .workspace import Workspace
 
-__all__ = ["Progress", "begin", "collect", "head_statistics", "measure"]
+__all__ = [
+    "Progress",
+    "begin",
+    "collect",
+    "experts_at_a_time",
+    "head_statistics",
+    "measure",
+    "measure_together",
+]
+
+#: bytes of experts' moments in memory at a time
+_MOMENTS = 512 << 20
 
 #: called with (done, in all, what was worked on)
 Progress = Callable[[int, int, str], None]
@@ -156,3 +168,29 @@ def measure(
             "text; `mlxquant inspect --verify` looks for such weights"
         )
     return found
+
+
+def experts_at_a_time(width: int) -> int:
+    """How many experts' moments [width, width] may be in memory."""
+    return max(1, _MOMENTS // (4 * width * width))
+
+
+def measure_together(
+    stream: Stream, index: int, modules: Mapping[str, Any], width: int
+) -> Statistics:
+    """Second moments of one input: of experts, some at a time, the sum over all of them.
+
+    Args:
+        stream, index, modules: as of `measure`; width: of the input.
+    """
+    count = getattr(next(iter(modules.values())), "num_experts", None)
+    if count is None:
+        return measure(stream, index, modules, True)[0]
+    some = experts_at_a_time(width)
+    whole: Statistics | None = None
+    for first in range(0, count, some):
+        experts = range(first, min(first + some, count))
+        for each in measure(stream, index, modules, True, experts):
+            whole = each if whole is None else whole + each
+    assert whole is not None
+    return whole

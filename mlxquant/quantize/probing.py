@@ -30,7 +30,7 @@ from ..models.roles import role_of
 from ..models.source_model import SourceModel
 from .blocks import OUTSIDE, BlockModel, assembled
 from .calibrate import Encode, Target, real_values
-from .measuring import Progress, begin, measure
+from .measuring import Progress, begin, measure_together
 from .outcome import kl_of
 from .sensitivity import Sensitivity, relative_error
 from .statistics import Statistics
@@ -221,8 +221,8 @@ class _Pass:
             members = [self._targets[path] for path in group if path in self._targets]
             if not members:
                 continue
-            parts = measure(self._text, index, {path: modules[path] for path in group}, full=True)
-            whole = sum(parts[1:], parts[0])
+            shared = {path: modules[path] for path in group}
+            whole = measure_together(self._text, index, shared, members[0].shape[-1])
             hessian = whole.hessian
             for target in members:
                 if index == OUTSIDE and self._is_embedding(target):

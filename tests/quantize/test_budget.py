@@ -24,7 +24,7 @@ from mlxquant.formats.affine import Affine
 from mlxquant.measure.text import read_text
 from mlxquant.measure.windows import cut, tokenize
 from mlxquant.models.mlx_lm import resolve_model
-from mlxquant.quantize import budget, probing
+from mlxquant.quantize import budget, measuring, probing
 from mlxquant.quantize.calibrate import Target
 from mlxquant.quantize.encoder import Encoder
 from mlxquant.quantize.plan_file import read_plan
@@ -32,6 +32,8 @@ from mlxquant.quantize.policy import make_plan
 from mlxquant.quantize.prepare import Prepared, within
 from mlxquant.quantize.request import Request
 from mlxquant.quantize.rows import float32_rows
+from mlxquant.quantize.statistics import Statistics
+from mlxquant.quantize.taps import Moments
 from mlxquant.quantize.workspace import Workspace
 
 TOKENS = np.random.default_rng(1).integers(0, 320, (4, 32)).astype(np.int32)
@@ -96,6 +98,37 @@ def test_probes_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )
 
     assert stop_everywhere(probed, tmp_path, monkeypatch) > 20
+
+
+def test_experts_are_probed_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more moments are in memory than there is room for, and the errors are the same."""
+    folder = tiny_models.make(tmp_path / "m", "mixtral", lively=True)
+    source = resolve_model(open_checkpoint(folder))
+    plan = make_plan(source, Request(bits=4, tensors=(("*", "keep"), ("*switch_mlp*", "4"))))
+    targets = {
+        str(i.module): Target(i.name, i.target, i.shape, partial(float32_rows, source, i))
+        for i in plan.items
+        if i.target is not None
+    }
+    menu = {path: [Affine(4, 64, "F32")] for path in targets}
+    seen: list[int] = []
+    experts_of = Moments.of_experts
+
+    def of_experts(self: Moments) -> dict[int, Statistics]:
+        found = experts_of(self)
+        seen.append(len(found))
+        return found
+
+    monkeypatch.setattr(Moments, "of_experts", of_experts)
+    results = []
+    for name, room in (("all", 1 << 30), ("some", 3 * 4 * 128 * 128)):
+        monkeypatch.setattr(measuring, "_MOMENTS", room)
+        seen.clear()
+        with Workspace(tmp_path / name, "a", force=False, resume=False) as work:
+            found = probing.probe(source, targets, menu, TOKENS, work, Encoder("search"))
+        results.append({path: each.errors for path, each in found.items()})
+        assert max(seen) == (4 if name == "all" else 3)
+    assert results[0] == results[1]
 
 
 def _log_probabilities(logits: mx.array) -> mx.array:
