@@ -85,7 +85,7 @@ class Request:
         rotate: `heads` turns values within their heads, `full` the residual stream too (rotate.py).
         awq: fold scales into what makes a weight's input, so that loud channels lose less (awq.py).
         distill: train scales, biases and norms against the original's predictions (distill.py).
-        seed: of what is drawn at random.
+        seed: of what is drawn at random, from 0.
         prefer: `speed` weighs formats by what a decode step reads of them; None by bytes alone.
         chip: with `prefer`, the chip that the model is for, as `measure.chips` names them; None for
             this Mac's where there are `results`.
@@ -305,6 +305,8 @@ class Request:
             raise RequestError("--awq weighs channels by a text: add --calibrate FILE or bundled")
         if self.distill and not self.calibrate:
             raise RequestError("--distill trains on a text: add --calibrate FILE or bundled")
+        if self.seed < 0:
+            raise RequestError(f"seed {self.seed}: a number from 0 is needed")
         if self.calibrate_windows < 1:
             raise RequestError(f"calibration windows {self.calibrate_windows}: at least 1 needed")
 

@@ -81,3 +81,5 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="rotate 'all' is not one of heads, full"):
         quantize(folder, tmp_path / "out", rotate="all")
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    with pytest.raises(RequestError, match="seed -1: a number from 0 is needed"):
+        quantize(folder, tmp_path / "out", rotate="heads", seed=-1)
