@@ -69,7 +69,8 @@ class Forecast:
     def __str__(self) -> str:
         """A line."""
         parts = ", ".join(f"{name} {_duration(s)}" for name, s in self.parts.items())
-        return f"takes about {_duration(self.seconds)} and {self.memory / 1e9:.1f} GB ({parts})"
+        of = f" ({parts})" if parts else ""
+        return f"takes about {_duration(self.seconds)} and {self.memory / 1e9:.1f} GB{of}"
 
 
 def forecast(source: SourceModel, request: Request, threads: int | None = None) -> Forecast:

@@ -57,6 +57,7 @@ def test_nothing_to_do_takes_nothing(tmp_path: Path) -> None:
 def test_it_is_a_line() -> None:
     line = str(Forecast({"statistics": 100.0, "gptq": 20.0, "training": 7200.0}, 1.26e9))
     assert line == "takes about 2.0 h and 1.3 GB (statistics 2 min, gptq 20 s, training 2.0 h)"
+    assert str(Forecast({}, 9e7)) == "takes about 1 s and 0.1 GB"
 
 
 def test_it_is_said_first_and_the_preset_is_in_the_manifest(tmp_path: Path) -> None:
