@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..load.checkpoint import Checkpoint
@@ -52,6 +52,7 @@ class SourceModel:
         uncast: parameters that keep their element type whatever `dtype` says.
         keeps_vision: the model keeps its vision tower.
         model: mlx-lm's model, quantized where the weights are, its parameters lazy and random.
+        stored: element types of parameters whose nodes are float32 only because they are computed.
     """
 
     checkpoint: Checkpoint
@@ -64,3 +65,4 @@ class SourceModel:
     uncast: frozenset[str]
     keeps_vision: bool
     model: Any
+    stored: Mapping[str, str] = field(default_factory=dict)

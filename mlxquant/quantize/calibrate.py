@@ -28,7 +28,7 @@ from ..formats.floats import to_float32
 from ..models.roles import role_of
 from ..models.source_model import SourceModel
 from .blocks import OUTSIDE, TABLES, BlockModel, assembled
-from .measuring import Progress, experts_at_a_time, measure
+from .measuring import Progress, experts_at_a_time, measure, measure_together
 from .statistics import Statistics, blended
 from .streams import Stream, Tokens
 from .workspace import Workspace
@@ -239,6 +239,8 @@ def _encode_experts(
     writers = [step.__enter__() for step in steps]
     try:
         everyone = None
+        if at_a_time < count:  # what stands in for missing tokens is of all, whoever comes first
+            everyone = measure_together(stream, index, modules, width)
         for first in range(0, count, at_a_time):
             some = range(first, min(first + at_a_time, count))
             found = measure(stream, index, modules, full=True, experts=some)

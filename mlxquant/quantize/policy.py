@@ -128,7 +128,7 @@ def make_plan(source: SourceModel, request: Request) -> Plan:
     for name, node in source.parameters.items():
         path, _, last = name.rpartition(".")
         module = source.modules.get(path)
-        dtype = node.dtype
+        dtype = source.stored.get(name, node.dtype)
         if target and dtype in (*FLOATS, "F64") and name not in source.uncast:
             dtype = target
         if module is not None and last == "weight":

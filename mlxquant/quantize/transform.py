@@ -267,11 +267,13 @@ class Scratch:
 def replaced(source: SourceModel, nodes: Mapping[str, Node], notes: tuple[str, ...]) -> SourceModel:
     """The model with other nodes for some of its parameters, and lines for its user."""
     checkpoint = source.checkpoint
+    stored = {name: source.parameters[name].dtype for name in nodes if name not in source.stored}
     return replace(
         source,
         checkpoint=replace(checkpoint, notes=(*checkpoint.notes, *notes)),
         parameters={name: nodes.get(name, node) for name, node in source.parameters.items()},
         blocks={name: node for name, node in source.blocks.items() if name not in nodes},
+        stored={**source.stored, **stored},
     )
 
 

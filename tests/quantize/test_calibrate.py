@@ -322,3 +322,37 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=message):
         quantize(folder, tmp_path / "out", calibrate="bundled", calibrate_windows=1)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_what_few_tokens_show_is_filled_up_from_all_experts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the moments of all experts are in memory together, or of one at a time."""
+    folder = tiny_models.make(tmp_path / "m", "mixtral", lively=True)
+    source = resolve_model(open_checkpoint(folder))
+    plan = make_plan(
+        source, Request(bits=4, tensors=(("*", "keep"), ("*layers.0*switch_mlp*", "4")))
+    )
+    targets = {
+        str(i.module): calibrate.Target(i.name, i.target, i.shape, partial(float32_rows, source, i))
+        for i in plan.items
+        if i.target is not None
+    }
+    seen: list[Any] = []
+
+    def encode(fmt: Any, rows: Any, statistics: Any) -> Any:
+        assert statistics is not None
+        seen.append((statistics.count, statistics.squares))
+        return fmt.encode(rows)
+
+    found = []
+    for name, room in (("all", 1 << 30), ("one", 1)):
+        monkeypatch.setattr(measuring, "_MOMENTS", room)
+        seen.clear()
+        with Workspace(tmp_path / name, "a", force=False, resume=False) as work:
+            calibrate.quantize_layers(source, targets, TOKENS, work, encode)
+        assert len(seen) == 3 * 4
+        found.append(list(seen))
+    for (count, squares), (others, theirs) in zip(*found, strict=True):
+        assert count == others
+        np.testing.assert_allclose(squares, theirs, rtol=1e-4)

@@ -63,6 +63,22 @@ def test_the_model_is_the_same(options: dict[str, Any], tied: bool, tmp_path: Pa
         assert chosen["budget"]["asked"] == "8.5 bits per weight"
 
 
+@pytest.mark.parametrize("turned", ["heads", "full"])
+def test_types_stay_where_the_config_names_none(turned: str, tmp_path: Path) -> None:
+    """Newer configs say `dtype`, which mlx_lm.convert does not look at either."""
+    folder = tiny_models.make(tmp_path / "m", "llama", vocab_size=4096)
+    config = json.loads((folder / "config.json").read_text())
+    config["dtype"] = config.pop("torch_dtype")
+    (folder / "config.json").write_text(json.dumps(config))
+    result = quantize(folder, tmp_path / "out", rotate=turned, tensors=(("*.o_proj", "keep"),))
+    assert {item.dtype for item in result.plan.items} == {"BF16"}
+    stored = mx.load(str(tmp_path / "out" / "model.safetensors"))
+    assert {str(array.dtype) for array in stored.values()} == {
+        "mlx.core.bfloat16",
+        "mlx.core.uint32",
+    }
+
+
 def test_the_seed_decides(tmp_path: Path) -> None:
     folder = tiny_models.make(tmp_path / "m", "llama", lively=True, vocab_size=4096)
     files = [
