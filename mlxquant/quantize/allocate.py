@@ -10,8 +10,9 @@ beyond those of models, where the result says so.
 
 Speed. A decode step reads its weights once, and memory sets its pace, so a format's speed cost is
 what it makes memory move (`Choice.traffic`, see menu.py). With `speed` above 0 that much of
-the price of a byte is asked for each byte of traffic too: experts and embeddings, of which a step
-reads a part, get bytes that a projection would have had, and slow formats fall back.
+the price of a byte is asked for each byte that it moves beyond those that it takes, and given for
+each that it moves less: experts and embeddings, of which a step reads a part, get bytes that a
+projection would have had, slow formats fall back, and the budget is spent as ever.
 """
 
 from __future__ import annotations
@@ -100,9 +101,8 @@ def allocate(
         menu: of each tensor every way to store it, in any order.
         budget: bytes of all of them together.
         groups: tensors that must have one format.
-        speed: how much of a byte's price a byte of decode traffic has; 0 for none, 1 where a byte
-            that is read at every step is as bad again as one that is only stored. The cost may be
-            larger then, the traffic is never larger, than without.
+        speed: how much of a byte's price a byte of decode traffic has, beyond what the choice
+            takes; 0 for none. The cost may be larger then; traffic less bytes never is.
 
     Raises:
         RequestError: the smallest choices take more bytes than that, or groups that cannot be.
@@ -120,8 +120,8 @@ def allocate(
     if speed > 0 and found.price > 0:
         asked = found.price * speed
         weighed = [
-            value + asked * _column(bundle.choices, "traffic")
-            for value, bundle in zip(values, bundles, strict=True)
+            value + asked * (_column(bundle.choices, "traffic") - weight)
+            for value, weight, bundle in zip(values, weights, bundles, strict=True)
         ]
         found = solve(weights, weighed, budget)
     return _allocation(menu, bundles, found, budget)
