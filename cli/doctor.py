@@ -38,7 +38,7 @@ def command(ctx: click.Context, quick: bool, output: str | None, as_json: bool) 
     mlxquant-doctor.md unless -o names another file.
 
     \b
-    mlxquant doctor                    a minute or so
+    mlxquant doctor                    a minute or two; some more on a Mac
     mlxquant doctor --quick            a moment
     mlxquant doctor -o report.md
     """

@@ -9,7 +9,8 @@ used for the first time on a machine. What came out is kept beside the compiled 
 The key is the SHA-256 of the kernel's source, mlxquant's and MLX's version, the system's version
 and the chip: with any other it is asked anew. Where nothing can be kept, every process asks for
 itself. A kernel that gives anything else, fails to compile or raises is not used again: one warning
-names it, and its work is done without it.
+names it, and its work is done without it. Where the GPU had no memory or no time for it, that holds
+for the process alone.
 
 A GPU that fails can take the process with it. So a process first writes that it has begun; if two
 that had begun are gone, and there is no answer, the kernel ended them.
@@ -43,6 +44,8 @@ Runner = Callable[[Launch, Sequence[Array]], Array]
 
 #: processes that may have ended before a kernel is to blame
 _ENDED = 2
+#: how errors begin that MLX raises where a GPU has no memory, or another program keeps it from work
+_PASSING = ("[malloc]", "[METAL] Command buffer execution failed")
 
 
 class KnownAnswers:
@@ -89,16 +92,7 @@ class KnownAnswers:
             return f"{what} cannot be tried: {type(error).__name__}: {_first(str(error))}"
         found = record.answer
         if found is None:
-            if record.ended >= _ENDED:
-                found = f"{what} ended {record.ended} processes on this machine"
-            else:
-                record.begin()
-                try:
-                    found = self._tried(started, what)
-                except BaseException:  # Ctrl-C: nothing that the kernel did
-                    record.withdraw()
-                    raise
-            record.finish(found)
+            found = self._found(started, what, record)
         if found:
             warnings.warn(
                 f"the kernel {found}; its work is done without it, more slowly. Please report "
@@ -109,16 +103,35 @@ class KnownAnswers:
             return f"the kernel {found}"
         return ""
 
-    def _tried(self, started: Launch, what: str) -> str:
+    def _found(self, started: Launch, what: str, record: _Record) -> str:
+        """The same, found now, and kept if another process would find it too."""
+        if record.ended >= _ENDED:
+            found = f"{what} ended {record.ended} processes on this machine"
+            record.finish(found)
+            return found
+        record.begin()
+        lasting = False
+        try:
+            found, lasting = self._tried(started, what)
+        finally:
+            if not lasting:  # nothing that the kernel did; or Ctrl-C
+                record.withdraw()
+        if lasting:
+            record.finish(found)
+        return found
+
+    def _tried(self, started: Launch, what: str) -> tuple[str, bool]:
+        """Empty or what is wrong, and whether another process would find the same."""
         try:
             known = answer(started)
             if known is None:
-                return f"{what} has no known answer"
+                return f"{what} has no known answer", True
             ours = self._runner(known.launch, known.inputs)
         except Exception as error:  # of a compiler or a driver
-            return f"{what} fails on this machine: {type(error).__name__}: {_first(str(error))}"
+            found = f"{what} fails on this machine: {type(error).__name__}: {_first(str(error))}"
+            return found, not str(error).startswith(_PASSING)
         wrong = difference(ours, known.wanted, started.dtype)
-        return f"{what} is wrong on this machine: {wrong}" if wrong else ""
+        return (f"{what} is wrong on this machine: {wrong}" if wrong else ""), True
 
     def _key(self, started: Launch) -> str:
         parts = (

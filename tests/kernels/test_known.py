@@ -121,6 +121,27 @@ def test_asked_once(fresh_cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "message",
+    [
+        "[malloc] Unable to allocate 4096 bytes.",
+        "[METAL] Command buffer execution failed: Insufficient Memory (00000008:…)",
+    ],
+)
+def test_what_passes_is_asked_anew_by_the_next_process(message: str, fresh_cache: Path) -> None:
+    gpu = Gpu(failing(message))
+    for _ in range(3):
+        known = process(gpu)
+        with pytest.warns(RuntimeWarning, match="matvec_1x2 of Q4_K in F16 fails on this machine"):
+            reason = known.reason(product())
+        assert reason is not None and known.reason(product()) == reason
+    assert gpu.launched == ["matvec_1x2"] * 3
+    gpu.spoil = lambda out: out
+    silent(process(gpu), product())
+    silent(process(gpu), product())
+    assert gpu.launched == ["matvec_1x2"] * 4
+
+
+@pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (one_off, r"wrong on this machine: \[0, 18\] is .*; 1 of 19 are wrong"),
