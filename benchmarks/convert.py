@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -23,10 +22,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from reporting import begun, finished, note
 
 from mlxquant.assets import BUNDLED_MODEL
 
@@ -264,44 +263,6 @@ def judge(sizes: list[dict[str, Any]], start: dict[str, Any]) -> list[dict[str, 
     ]
 
 
-def machine() -> dict[str, Any]:
-    """What this was measured on."""
-    cpu = platform.processor()
-    if sys.platform == "darwin":
-        name = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        cpu = subprocess.run(name, capture_output=True, text=True, check=True).stdout.strip()
-    elif Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(
-            (line.partition(": ")[2] for line in lines if line.startswith("model name")), cpu
-        )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "system": platform.platform(),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "memory_bytes": memory,
-        "load_before": os.getloadavg()[0],
-    }
-
-
-def commit() -> str:
-    """The commit that was measured, with `-dirty` where files differ from it."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
-
-
-def note(text: str) -> None:
-    """A line for the person who waits."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def table(report: dict[str, Any]) -> Iterator[str]:
     """The figures in a few lines."""
     yield "   GB  mlxquant           mlx_lm.convert     wall   memory  / plain copy  inspect"
@@ -340,12 +301,8 @@ def main() -> int:
     options = parser.parse_args()
     gigabytes = sorted(float(size) for size in options.sizes.split(","))
     packages = ("mlxquant", "mlx", "mlx-lm", "numpy", "transformers")
-    report: dict[str, Any] = {
-        "question": "How fast, and in how much memory, is a model quantized to 4 bits?",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+    report = begun("How fast, and in how much memory, is a model quantized to 4 bits?", *packages)
+    report |= {
         "repeat": options.repeat,
         "threads": options.threads,
     }
@@ -360,14 +317,7 @@ def main() -> int:
         note(f"error: {problem}")
         return 1
     report["checks"] = judge(report["sizes"], report["help"])
-    text = json.dumps(report, indent=2) + "\n"
-    if options.out is None:
-        sys.stdout.write(text)
-    else:
-        options.out.write_text(text)
-    for line in table(report):
-        note(line)
-    return 0 if all(check["passed"] for check in report["checks"]) else 1
+    return finished(report, options.out, table(report))
 
 
 if __name__ == "__main__":

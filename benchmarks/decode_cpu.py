@@ -17,18 +17,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from convert import HERE, PROGRAMS, RunError, commit, machine, note, run, scratch_folder
+from convert import HERE, PROGRAMS, RunError, run, scratch_folder
+from reporting import begun, finished, note
 
 #: as decode_run.py names them → what they read
 RUNS = {
@@ -148,13 +146,14 @@ def main() -> int:
     parser.add_argument("--models", type=Path, help="folder to make the models in and to keep")
     parser.add_argument("--out", type=Path, help="JSON file to write (default: stdout)")
     options = parser.parse_args()
-    report: dict[str, Any] = {
-        "question": "How fast does a model write on the processor?",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {p: version(p) for p in ("mlxquant", "mlx", "mlx-lm", "numpy", "llama-cpp-python")},
+    report = begun(
+        "How fast does a model write on the processor?",
+        "mlx",
+        "mlx-lm",
+        "numpy",
+        "llama-cpp-python",
+    )
+    report |= {
         "gigabytes": options.gigabytes,
         "measured": [],
     }
@@ -173,14 +172,7 @@ def main() -> int:
         return 1
     report["machine"]["load_after"] = os.getloadavg()[0]
     report["checks"] = judge(report["measured"])
-    text = json.dumps(report, indent=2) + "\n"
-    if options.out is None:
-        sys.stdout.write(text)
-    else:
-        options.out.write_text(text, encoding="utf-8")
-    for line in table(report):
-        note(line)
-    return 0 if all(check["passed"] for check in report["checks"]) else 1
+    return finished(report, options.out, table(report))
 
 
 if __name__ == "__main__":

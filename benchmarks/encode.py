@@ -13,22 +13,18 @@ Prints tables on stderr, writes JSON, and exits 1 where a limit is exceeded.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from convert import commit, machine, note
 from encode_error import error, matrices, ratio
 from mlxquant.kernels.encode import encode, reason
 from mlxquant.kernels.source import ENCODERS, SEARCHED_BITS
+from reporting import begun, finished, note
 
 from mlxquant import formats
 from mlxquant.formats import get_mlx
@@ -172,13 +168,10 @@ def main() -> int:
     for fmt in found:
         if said := reason(fmt):
             raise SystemExit(f"{fmt.name}: {said}")
-    report: dict[str, Any] = {
-        "question": "How fast, and how well, are weights encoded?",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {p: version(p) for p in ("mlxquant", "mlx", "numpy", "llama-cpp-python")},
+    report = begun(
+        "How fast, and how well, are weights encoded?", "mlx", "numpy", "llama-cpp-python"
+    )
+    report |= {
         "repeat": options.repeat,
         "types": {},
     }
@@ -187,14 +180,7 @@ def main() -> int:
         report["types"][fmt.name] = compare(fmt, options.repeat)
     report["search"] = {str(bits): search(bits, options.repeat) for bits in SEARCHED_BITS}
     report["checks"] = list(checks_of(report))
-    text = json.dumps(report, indent=2) + "\n"
-    if options.out is None:
-        sys.stdout.write(text)
-    else:
-        options.out.write_text(text, encoding="utf-8")
-    for line in table(report):
-        note(line)
-    return 0 if all(check["passed"] for check in report["checks"]) else 1
+    return finished(report, options.out, table(report))
 
 
 if __name__ == "__main__":

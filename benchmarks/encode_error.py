@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from convert import commit, machine, note
+from reporting import commit, machine, note
 
 from mlxquant import formats
 from mlxquant.assets import BUNDLED_MODEL

@@ -22,16 +22,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from convert import PROGRAMS, commit, machine, median, note, run
+from convert import PROGRAMS, median, run
+from reporting import begun, finished, note
 
 from mlxquant.assets import BUNDLED_MODEL
 
@@ -78,6 +77,13 @@ def evaluate(scratch: Path, small: Path, windows: int) -> dict[str, float]:
     return run(*command, *(["--windows", str(windows)] if windows else []), cwd=scratch)
 
 
+def table(checks: list[dict[str, Any]]) -> Iterator[str]:
+    """The checks, a line each."""
+    for check in checks:
+        verdict = "ok  " if check["passed"] else "OVER"
+        yield f"{verdict} {check['value']:.4g} (limit {check['limit']:g})  {check['what']}"
+
+
 def main() -> int:
     """Measure, report, and exit with 1 where a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
@@ -85,13 +91,13 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=3, help="turns of each (default 3)")
     parser.add_argument("--out", type=Path, help="JSON file to write (default: stdout)")
     options = parser.parse_args()
-    report: dict[str, Any] = {
-        "question": "How much longer does eval take than the two forward passes alone?",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("mlxquant", "mlx", "mlx-lm", "numpy")},
+    report = begun(
+        "How much longer does eval take than the two forward passes alone?",
+        "mlx",
+        "mlx-lm",
+        "numpy",
+    )
+    report |= {
         "preloaded": [Path(name).name for name in os.environ.get("LD_PRELOAD", "").split()],
         "repeat": options.repeat,
     }
@@ -117,15 +123,7 @@ def main() -> int:
         | {"passed": report[key] <= limit}
         for key, (limit, what) in LIMITS.items()
     ]
-    for check in report["checks"]:
-        verdict = "ok  " if check["passed"] else "OVER"
-        note(f"{verdict} {check['value']:.4g} (limit {check['limit']:g})  {check['what']}")
-    text = json.dumps(report, indent=1) + "\n"
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
-    return 0 if all(check["passed"] for check in report["checks"]) else 1
+    return finished(report, options.out, table(report["checks"]))
 
 
 if __name__ == "__main__":

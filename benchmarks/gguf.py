@@ -17,28 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from convert import (
-    COPY,
-    HERE,
-    PROGRAMS,
-    RunError,
-    commit,
-    machine,
-    median,
-    note,
-    run,
-    scratch_folder,
-)
+from convert import COPY, HERE, PROGRAMS, RunError, median, run, scratch_folder
+from reporting import begun, finished, note
 
 from mlxquant.files.gguf import GgufEntry, read_gguf
 from mlxquant.files.gguf_values import Value
@@ -239,6 +226,14 @@ def judge(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
+def table(checks: list[dict[str, Any]]) -> Iterator[str]:
+    """The checks, a line each."""
+    for check in checks:
+        verdict = "ok  " if check["passed"] else "OVER"
+        figure = f"{check['value']:12.6g} (limit {check['limit']:g})"
+        yield f"{verdict} {figure}  {check['name']}: {check['what']}"
+
+
 def main() -> int:
     """Measure, report, and exit with 1 where a limit is exceeded or a program fails."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
@@ -250,12 +245,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file to write (default: stdout)")
     options = parser.parse_args()
     packages = ("mlxquant", "mlx", "numpy", "llama-cpp-python")
-    report: dict[str, Any] = {
-        "question": "How fast, and in how much memory, are GGUF files read and written?",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+    report = begun("How fast, and in how much memory, are GGUF files read and written?", *packages)
+    report |= {
         "gigabytes": options.size,
         "repeat": options.repeat,
         "threads": options.threads,
@@ -273,16 +264,7 @@ def main() -> int:
         note(f"error: {problem}")
         return 1
     report["checks"] = list(judge(report))
-    text = json.dumps(report, indent=2) + "\n"
-    if options.out is None:
-        sys.stdout.write(text)
-    else:
-        options.out.write_text(text)
-    for check in report["checks"]:
-        verdict = "ok  " if check["passed"] else "OVER"
-        figure = f"{check['value']:12.6g} (limit {check['limit']:g})"
-        note(f"{verdict} {figure}  {check['name']}: {check['what']}")
-    return 0 if all(check["passed"] for check in report["checks"]) else 1
+    return finished(report, options.out, table(report["checks"]))
 
 
 if __name__ == "__main__":

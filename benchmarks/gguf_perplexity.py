@@ -14,17 +14,14 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import platform
 import sys
 import tempfile
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import llama_cpp as llama
 import numpy as np
-from convert import commit, machine, note
+from reporting import begun, note
 
 from mlxquant import export, load, quantize_gguf
 from mlxquant.measure.perplexity import Perplexity, measure_perplexity, token_losses
@@ -117,13 +114,13 @@ def main() -> int:
     note("type        mlxquant       llama     decoded  difference     decoded")
     with tempfile.TemporaryDirectory() as scratch:
         found = [measure(name, Path(scratch), text.content, given.windows) for name in given.types]
-    report = {
-        "question": "Do llama.cpp and mlxquant find the same perplexity in the same file?",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("mlxquant", "mlx", "numpy", "llama-cpp-python")},
+    report = begun(
+        "Do llama.cpp and mlxquant find the same perplexity in the same file?",
+        "mlx",
+        "numpy",
+        "llama-cpp-python",
+    )
+    report |= {
         "text": text.name,
         "limit": LIMIT,
         "types": found,

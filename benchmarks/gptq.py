@@ -15,18 +15,16 @@ first decides (`--bundled`), on larger ones the second.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from convert import HERE, PROGRAMS, RunError, commit, machine, median, note, run, scratch_folder
+from convert import HERE, PROGRAMS, RunError, median, run, scratch_folder
 from quality_makers import Workshop
+from reporting import begun, finished, note
 
 from mlxquant.assets import CALIBRATION_TEXT
 
@@ -67,6 +65,13 @@ def measure(gigabytes: float | None, windows: int, repeat: int, scratch: Path) -
     return {name: median(measured) for name, measured in runs.items()}
 
 
+def table(checks: list[dict[str, Any]]) -> Iterator[str]:
+    """The checks, a line each."""
+    for check in checks:
+        verdict = "ok  " if check["passed"] else "OVER"
+        yield f"{verdict} {check['value']:7.3f} (limit {LIMIT:g})  {check['name']} / mlx-lm's"
+
+
 def main() -> int:
     """Measure, report, and exit with 1 where the limit is exceeded or a program fails."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
@@ -79,13 +84,8 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, help="where to put models while measuring")
     parser.add_argument("--out", type=Path, help="JSON file to write (default: stdout)")
     options = parser.parse_args()
-    report: dict[str, Any] = {
-        "question": "What does gptq cost?",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {p: version(p) for p in ("mlxquant", "mlx", "mlx-lm", "numpy")},
+    report = begun("What does gptq cost?", "mlx", "mlx-lm", "numpy")
+    report |= {
         "gigabytes": None if options.bundled else options.gigabytes,
         "windows": options.windows,
         "repeat": options.repeat,
@@ -107,15 +107,7 @@ def main() -> int:
         }
         for name in ("wall", "cpu")
     ]
-    text = json.dumps(report, indent=2) + "\n"
-    if options.out is None:
-        sys.stdout.write(text)
-    else:
-        options.out.write_text(text, encoding="utf-8")
-    for check in report["checks"]:
-        verdict = "ok  " if check["passed"] else "OVER"
-        note(f"{verdict} {check['value']:7.3f} (limit {LIMIT:g})  {check['name']} / mlx-lm's")
-    return 0 if all(check["passed"] for check in report["checks"]) else 1
+    return finished(report, options.out, table(report["checks"]))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from convert import commit, note
 from kernels_docs import write_docs
 from kernels_speed import CHIPS, speeds
 from mlxquant.kernels import launch
@@ -34,6 +33,7 @@ from mlxquant.kernels.host.check import CheckedKernel
 from mlxquant.kernels.host.compiler import find
 from mlxquant.kernels.host.counts import LINE, LINES, counted
 from mlxquant.kernels.source import FORMATS, call, header
+from reporting import commit, note
 
 from mlxquant import formats
 from mlxquant.formats.base import STORAGE

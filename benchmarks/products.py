@@ -12,25 +12,22 @@ Prints a table on stderr, writes JSON, and exits 1 where a limit is missed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
-from convert import RunError, commit, machine, note
+from convert import RunError
 from mlxquant.kernels import host
 from mlxquant.kernels.answers import exact_blocks
 from mlxquant.kernels.host import product
 from mlxquant.kernels.source import FORMATS
+from reporting import begun, finished, note
 
 from mlxquant import formats
 from mlxquant.formats.ggml_format import GgmlFormat
@@ -132,13 +129,10 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=9, help="runs of each (default 9)")
     parser.add_argument("--out", type=Path, help="JSON file to write (default: stdout)")
     options = parser.parse_args()
-    report: dict[str, Any] = {
-        "question": "How fast are packed weights multiplied by few rows of x on this processor?",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {p: version(p) for p in ("mlxquant", "numpy")},
+    report = begun(
+        "How fast are packed weights multiplied by few rows of x on this processor?", "numpy"
+    )
+    report |= {
         "width": WIDTH,
         "measured": {},
     }
@@ -154,14 +148,7 @@ def main() -> int:
         return 1
     report["machine"]["load_after"] = os.getloadavg()[0]
     report["checks"] = judge(report["measured"])
-    text = json.dumps(report, indent=2) + "\n"
-    if options.out is None:
-        sys.stdout.write(text)
-    else:
-        options.out.write_text(text, encoding="utf-8")
-    for line in table(report):
-        note(line)
-    return 0 if all(check["passed"] for check in report["checks"]) else 1
+    return finished(report, options.out, table(report))
 
 
 if __name__ == "__main__":

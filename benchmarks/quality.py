@@ -31,10 +31,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from convert import note
 from quality_makers import FailedError, Workshop
 from quality_record import IN_LLAMA_CPP, compared
 from quality_variants import VARIANTS, Variant, filled, sizes_asked
+from reporting import note
 
 from mlxquant import open_checkpoint
 from mlxquant.assets import BUNDLED_TEXT, OTHER_TEXT

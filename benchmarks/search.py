@@ -11,29 +11,15 @@ for each format. Prints a table on stderr, writes JSON, and exits 1 where a limi
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from convert import (
-    GIB,
-    HERE,
-    PROGRAMS,
-    RunError,
-    commit,
-    machine,
-    median,
-    note,
-    run,
-    scratch_folder,
-)
+from convert import GIB, HERE, PROGRAMS, RunError, median, run, scratch_folder
+from reporting import begun, finished, note
 
 #: name → (limit, what is measured); every figure must be at most its limit
 LIMITS = {
@@ -131,13 +117,8 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, help="where to put checkpoints while measuring")
     parser.add_argument("--out", type=Path, help="JSON file to write (default: stdout)")
     options = parser.parse_args()
-    report: dict[str, Any] = {
-        "question": "What does the search for scales cost?",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {p: version(p) for p in ("mlxquant", "mlx", "numpy")},
+    report = begun("What does the search for scales cost?", "mlx", "numpy")
+    report |= {
         "gigabytes": options.gigabytes,
         "threads": options.threads,
     }
@@ -156,14 +137,7 @@ def main() -> int:
         | {"passed": found[name] <= limit * plain[name]}
         for name, (limit, what) in LIMITS.items()
     ]
-    text = json.dumps(report, indent=2) + "\n"
-    if options.out is None:
-        sys.stdout.write(text)
-    else:
-        options.out.write_text(text, encoding="utf-8")
-    for line in table(report):
-        note(line)
-    return 0 if all(check["passed"] for check in report["checks"]) else 1
+    return finished(report, options.out, table(report))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import mmap
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -28,16 +26,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from convert import HERE, RunError, commit, machine, note, run, scratch_folder
+from convert import HERE, RunError, run, scratch_folder
 from mlxquant.kernels.host.compiler import find
 from mlxquant.kernels.host.entries import program
 from mlxquant.kernels.source import FORMATS as KERNELS
+from reporting import begun, finished, note
 
 from mlxquant import formats
 from mlxquant.files.gguf_scales import SCALES
@@ -302,15 +299,9 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, help="where to put files while measuring")
     parser.add_argument("--out", type=Path, help="JSON file to write (default: stdout)")
     options = parser.parse_args()
-    report: dict[str, Any] = {
-        "question": "Is the Swift package fast enough?",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": {"python": platform.python_version(), "clang": find().version.splitlines()[0]}
-        | {p: version(p) for p in ("mlxquant", "numpy")},
-        "weights": WEIGHTS,
-    }
+    report = begun("Is the Swift package fast enough?", "numpy")
+    report |= {"weights": WEIGHTS}
+    report["versions"]["clang"] = find().version.splitlines()[0]
     flavours = [name for name in FLAVOURS if name == "" or not options.no_native]
     try:
         with scratch_folder(options.scratch, options.gigabytes + 1) as scratch:
@@ -323,14 +314,7 @@ def main() -> int:
         note(f"error: {problem}")
         return 1
     report["checks"] = checks(report)
-    text = json.dumps(report, indent=2) + "\n"
-    if options.out is None:
-        sys.stdout.write(text)
-    else:
-        options.out.write_text(text, encoding="utf-8")
-    for line in table(report):
-        note(line)
-    return 0 if all(check["passed"] for check in report["checks"]) else 1
+    return finished(report, options.out, table(report))
 
 
 if __name__ == "__main__":

@@ -15,17 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from convert import HERE, RunError, commit, machine, note, scratch_folder
+from convert import HERE, RunError, scratch_folder
+from reporting import begun, finished, note
 
 PROMPT = "The old house stood on the hill."
 
@@ -113,13 +111,10 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, help="where to put files while measuring")
     parser.add_argument("--out", type=Path, help="JSON file to write (default: stdout)")
     options = parser.parse_args()
-    report: dict[str, Any] = {
-        "question": "Is the Swift runtime faster than mlxquant's Python on a processor?",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {p: version(p) for p in ("mlxquant", "mlx", "mlx-lm")},
+    report = begun(
+        "Is the Swift runtime faster than mlxquant's Python on a processor?", "mlx", "mlx-lm"
+    )
+    report |= {
         "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS"),
         "tokens": options.tokens,
     }
@@ -131,13 +126,7 @@ def main() -> int:
     except (RunError, FileNotFoundError) as problem:
         note(f"error: {problem}")
         return 1
-    text = json.dumps(report, indent=2) + "\n"
-    if options.out is None:
-        sys.stdout.write(text)
-    else:
-        options.out.write_text(text, encoding="utf-8")
-    for line in table(report):
-        note(line)
+    finished(report, options.out, table(report))
     return 0 if all(row["ratio"] > 1 for row in report["formats"].values()) else 1
 
 
